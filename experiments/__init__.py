@@ -1,0 +1,1 @@
+"""Studies: one package a study, run as `python -m experiments.<name>`."""

@@ -1,0 +1,83 @@
+"""Settings of the study, with the quick and the paper's value of each."""
+
+import dataclasses
+
+from experiments.flags import setting
+
+LOSSES = ("ce", "dse", "dse_projected", "ce+dse", "logits", "soft_target")
+GENERATORS = ("dataset", "noise")
+GRID_LOSSES, GRID_FRACTIONS = ("ce", "dse"), (0.1, 1.0)
+
+# What decides the ensemble, so that one run may borrow it from another.
+ENSEMBLE_SETTINGS = (
+    "dataset",
+    "num_members",
+    "teacher_hidden",
+    "batch_size",
+    "teacher_epochs",
+    "seed",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides a result."""
+
+    dataset: str = setting(
+        "digits", "mnist", "digits, mnist, fashion_mnist, kmnist, or the path of an .npz"
+    )
+    loss: tuple[str, ...] = setting(
+        ("ce", "dse"), GRID_LOSSES, "what the student matches", choices=LOSSES
+    )
+    generator: tuple[str, ...] = setting(
+        ("dataset",), ("dataset",), "where the student's inputs come from", choices=GENERATORS
+    )
+    train_fraction: tuple[float, ...] = setting(
+        (0.1,),
+        (1.0,),
+        "part of the training set, from its beginning, that the students and the direct "
+        "baseline may use; the ensemble always has all of it",
+        above=0.0,
+        at_most=1.0,
+    )
+    grid: bool = setting(
+        False,
+        True,
+        "all of ce, dse x dataset, noise x 100 %, 10 %; overrides the three settings above",
+    )
+    num_members: int = setting(10, 30, "networks in the ensemble", at_least=1)
+    teacher_hidden: tuple[int, ...] = setting(
+        (200, 120), (500, 300), "hidden units of each member", at_least=1
+    )
+    student_hidden: tuple[int, ...] = setting(
+        (20, 12), (50, 30), "hidden units of the student", at_least=1
+    )
+    batch_size: int = setting(20, 20, "examples a step", at_least=1)
+    teacher_epochs: float = setting(30.0, 20.0, "passes of each member over its bootstrap", above=0)
+    direct_epochs: float = setting(
+        200.0, 20.0, "passes of the baseline, trained on the labels", above=0
+    )
+    student_epochs: float = setting(
+        400.0, 40.0, "passes of the student; with noise, as many steps", above=0
+    )
+    num_repeats: int = setting(5, 3, "students, and baselines, from different starts", at_least=1)
+    derivative_weight: float = setting(1.0, 1.0, "w in ce + w dse, for ce+dse", at_least=0)
+    num_projections: int = setting(1, 1, "random projections a step, for dse_projected", at_least=1)
+    temperature: float = setting(4.0, 4.0, "for soft_target", above=0)
+    label_weight: float = setting(
+        0.0, 0.0, "weight of the hard label in soft_target", at_least=0, at_most=1
+    )
+    noise_scale: float = setting(1.0, 1.0, "standard deviation of the noise inputs", above=0)
+    seed: int = setting(0, 0, "decides everything random", at_least=0, at_most=2**32 - 1)
+
+    def conditions(self) -> list[tuple[str, str, float]]:
+        """All (loss, generator, fraction) to run, in the order in which they are reported."""
+        losses, generators, fractions = self.loss, self.generator, self.train_fraction
+        if self.grid:
+            losses, generators, fractions = GRID_LOSSES, GENERATORS, GRID_FRACTIONS
+        return [
+            (loss, generator, fraction)
+            for generator in generators
+            for fraction in fractions
+            for loss in losses
+        ]

@@ -1,0 +1,277 @@
+"""The study itself: an ensemble, a baseline, students, and what became of them."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.compress_ensemble import figures, tables
+from experiments.compress_ensemble.objectives import (
+    Objective,
+    distillation_objective,
+    label_objective,
+)
+from experiments.compress_ensemble.settings import ENSEMBLE_SETTINGS, Settings
+from experiments.compress_ensemble.tables import Trained
+from experiments.flags import Options, UserError
+from experiments.report import Row
+from experiments.run import Run, checkpoint_dir, execute
+from kd import data, models, streams, training
+from kd.batching import over_replicas
+from kd.data import Dataset
+from kd.export import export_student
+from kd.streams.labelling import JACOBIAN, PROJECTED
+from kd.training.checkpoint import Checkpointer
+from kd.types import Array, Batch, LogProbFn, PyTree, Stream
+
+EXPERIMENT = "compress_ensemble"
+COLUMNS = ("loss", "accuracy", "log_prob")
+NUM_TEACHER_POINTS, NUM_STUDENT_POINTS = 6, 40
+# Examples a question to the teacher on fresh inputs: enough to be bound by arithmetic
+# and not by reading its weights; Jacobians are C times as much work and memory.
+VALUES_BLOCK, JACOBIAN_BLOCK = 2000, 400
+
+# ADADELTA with the two constants of Zeiler (2012) and no further rate.
+OPTIMIZER = optax.adadelta(1.0, rho=0.95, eps=1e-6)
+
+
+def run(preset: str, settings: Settings, options: Options) -> None:
+    """Runs the study, or goes on with it, and shows the table; a finished one only shows it."""
+    if settings.label_weight > 0 and any(
+        loss == "soft_target" and generator == "noise"
+        for loss, generator, _ in settings.conditions()
+    ):
+        raise UserError("--label_weight needs labels, and --generator=noise has none: give 0.")
+    summary = execute(
+        EXPERIMENT, preset, settings, options, columns=COLUMNS, study_fn=compress
+    )
+    tables.show(summary, settings, options.workdir)
+
+
+def compress(run: Run) -> list[Row]:
+    """Ensemble, baselines, students; then figures, exports and rows."""
+    dataset = data.load(run.settings.dataset, data_dir=run.options.data_dir)
+    teacher = train_ensemble(run, dataset)
+    fractions = dict.fromkeys(fraction for _, _, fraction in run.settings.conditions())
+    direct = {fraction: train_direct(run, dataset, fraction) for fraction in fractions}
+    students = distil_all(run, dataset, teacher)
+    figures.draw(run, dataset, teacher, direct, students)
+    export(run, dataset, students)
+    return tables.rows(run.settings, dataset, teacher, direct, students)
+
+
+def train_ensemble(run: Run, dataset: Dataset) -> Trained:
+    """Members on bootstrap resamples, all in one program (section 2.2.1)."""
+    settings = run.settings
+    model = models.MLP(settings.teacher_hidden, dataset.num_classes)
+    stream = streams.bootstrap(_examples(dataset), settings.batch_size)
+    num_steps = _num_steps(dataset, settings.batch_size, settings.teacher_epochs)
+    predict = jax.jit(partial(_predict, _ensemble_log_probs(model), dataset.test_x))
+    fit_key, init_key = jax.random.split(run.key("teacher"))
+    update = training.gradient(label_objective(model.apply, dataset.num_classes).fn, OPTIMIZER)
+    members = models.init_members(
+        lambda key: model.init(key, dataset.train_x[0]), init_key, settings.num_members
+    )
+    state = jax.vmap(update.init)(members)
+    if run.options.teacher_from is not None:
+        run_state = training.init_fit(fit_key, stream, state, num_replicas=settings.num_members)
+        params = _borrowed(run, run_state, num_steps).student.params
+    else:
+        params = run.fit(
+            "teacher",
+            fit_key,
+            stream,
+            update,
+            state,
+            num_steps,
+            num_replicas=settings.num_members,
+            evaluate_fn=lambda state: tables.curve_figures(
+                predict(state.params)[None], dataset.test_y
+            ),
+            num_points=NUM_TEACHER_POINTS,
+        ).params
+    return Trained(_ensemble_log_probs(model), params, np.asarray(predict(params))[None])
+
+
+def train_direct(run: Run, dataset: Dataset, fraction: float) -> Trained:
+    """The student's network trained on the labels: what distillation must beat."""
+    part = data.take_first(dataset, fraction)
+    stream = streams.resample(_examples(part), run.settings.batch_size)
+    num_steps = _num_steps(part, run.settings.batch_size, run.settings.direct_epochs)
+    model = models.MLP(run.settings.student_hidden, dataset.num_classes)
+    objective = label_objective(model.apply, dataset.num_classes)
+    phase = f"direct[{fraction:g}]"
+    return _train_students(run, phase, dataset, stream, objective, model, num_steps)
+
+
+def distil_all(run: Run, dataset: Dataset, teacher: Trained) -> tables.Students:
+    """A student for every condition; the teacher labels a data set only once."""
+    settings = run.settings
+    teacher_fn = partial(teacher.log_prob_fn, teacher.params)
+    model = models.MLP(settings.student_hidden, dataset.num_classes)
+    cache: Batch = {}
+    students = {}
+    for condition in settings.conditions():
+        loss, generator, fraction = condition
+        part = data.take_first(dataset, fraction)
+        objective = distillation_objective(loss, model.apply, settings)
+        is_cached = generator == "dataset" and objective.derivatives != PROJECTED
+        if is_cached:
+            cache |= _labels(run, dataset, teacher_fn, objective, cache)
+            known = {name: cache[name][: len(part.train_x)] for name in ("x", *objective.labels)}
+            stream = streams.resample(known, settings.batch_size)
+        else:
+            stream = _asked(settings, part, generator, teacher_fn, objective)
+        students[condition] = _train_students(
+            run,
+            f"student[{loss},{generator},{fraction:g}]",
+            dataset,
+            stream,
+            objective,
+            model,
+            _num_steps(part, settings.batch_size, settings.student_epochs),
+            shared=not is_cached,
+        )
+    return students
+
+
+def export(run: Run, dataset: Dataset, students: tables.Students) -> None:
+    """The first repeat of every student, alone: in `student/`, or a folder each below it."""
+    for condition, student in students.items():
+        parts = () if len(students) == 1 else ("-".join(map(str, condition)),)
+        export_student(
+            run.workdir.file("student", *parts),
+            student.log_prob_fn,
+            jax.tree.map(lambda leaf: leaf[0], student.params),
+            input_shape=dataset.train_x.shape[1:],
+            metadata={"experiment": EXPERIMENT, "condition": list(condition)},
+        )
+
+
+def _asked(
+    settings: Settings, part: Dataset, generator: str, teacher_fn: LogProbFn, objective: Objective
+) -> Stream:
+    """A stream of inputs labelled as it comes, in blocks."""
+    if generator == "noise":
+        stream = streams.gaussian_noise(
+            part.train_x.shape[1:], settings.batch_size, scale=settings.noise_scale
+        )
+    else:
+        stream = streams.resample(_examples(part), settings.batch_size)
+    if objective.derivatives == PROJECTED:
+        stream = streams.with_signs(
+            stream, num_projections=settings.num_projections, num_classes=part.num_classes
+        )
+    block = JACOBIAN_BLOCK if objective.derivatives == JACOBIAN else VALUES_BLOCK
+    num_batches = max(1, block // settings.batch_size)
+    return streams.label(
+        stream, teacher_fn, derivatives=objective.derivatives, num_batches=num_batches
+    )
+
+
+def _labels(
+    run: Run, dataset: Dataset, teacher_fn: LogProbFn, objective: Objective, cache: Batch
+) -> Batch:
+    """The teacher's labels of all examples that any condition needs, unless in the cache."""
+    if {"x", *objective.labels} <= cache.keys():
+        return {}
+    largest = max(f for _, generator, f in run.settings.conditions() if generator == "dataset")
+    examples = _examples(data.take_first(dataset, largest))
+    needed = streams.cache_bytes(examples, teacher_fn, derivatives=objective.derivatives)
+    limit = int(run.options.cache_gb * 1e9)
+    print(
+        f"the teacher labels {len(examples['x'])} examples: {needed / 1e9:.3g} GB of "
+        f"{limit / 1e9:g} GB allowed",
+        flush=True,
+    )
+    return streams.label_dataset(
+        examples, teacher_fn, derivatives=objective.derivatives, max_bytes=limit
+    )
+
+
+def _train_students(
+    run: Run,
+    phase: str,
+    dataset: Dataset,
+    stream: Stream,
+    objective: Objective,
+    model: models.MLP,
+    num_steps: int,
+    *,
+    shared: bool = False,
+) -> Trained:
+    """`num_repeats` students; on one stream where its batches are dear, else one each."""
+    num_repeats = run.settings.num_repeats
+    log_prob_fn = _log_probs(model)
+    predict_one = partial(_predict, log_prob_fn, dataset.test_x)
+    predict = jax.jit(over_replicas(predict_one))
+    fit_key, init_key = jax.random.split(run.key(phase))
+    update = training.gradient(objective.fn, OPTIMIZER)
+    starts = models.init_members(
+        lambda key: model.init(key, dataset.train_x[0]), init_key, num_repeats
+    )
+    state = run.fit(
+        phase,
+        fit_key,
+        stream,
+        training.replicate(update) if shared else update,
+        jax.vmap(update.init)(starts),
+        num_steps,
+        num_replicas=None if shared else num_repeats,
+        evaluate_fn=lambda state: tables.curve_figures(predict(state.params), dataset.test_y),
+        num_points=NUM_STUDENT_POINTS,
+    )
+    return Trained(log_prob_fn, state.params, np.asarray(predict(state.params)))
+
+
+def _borrowed(run: Run, template: training.FitState, num_steps: int) -> training.FitState:
+    """The ensemble of another run with the same ensemble settings."""
+    source = Path(run.options.teacher_from)
+    try:
+        there = json.loads((source / "config.json").read_text())["settings"]
+        differing = [n for n in ENSEMBLE_SETTINGS if there[n] != _jsonable(run.settings, n)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--teacher_from {source} holds no run of this study.") from error
+    if differing:
+        raise UserError(
+            f"--teacher_from {source} has another ensemble: {', '.join(differing)} differ."
+        )
+    state = Checkpointer(checkpoint_dir(source, "teacher")).restore(template)
+    if state is None or int(np.max(state.step)) != num_steps:
+        raise UserError(f"--teacher_from {source} has not finished its ensemble.")
+    return state
+
+
+def _jsonable(settings: Settings, name: str) -> object:
+    return json.loads(json.dumps(getattr(settings, name)))
+
+
+def _log_probs(model: models.MLP) -> Callable[[PyTree, Array], Array]:
+    return lambda params, x: jax.nn.log_softmax(model.apply(params, x))
+
+
+def _ensemble_log_probs(model: models.MLP) -> Callable[[PyTree, Array], Array]:
+    return lambda params, x: models.ensemble_log_probs(model.apply, params, x)
+
+
+def _predict(log_prob_fn: Callable[[PyTree, Array], Array], x: np.ndarray, params: PyTree) -> Array:
+    """Log-probabilities `[N, C]` of many inputs, in blocks."""
+    return jax.lax.map(lambda x: log_prob_fn(params, x), jnp.asarray(x), batch_size=1000)
+
+
+def _examples(dataset: Dataset) -> Batch:
+    return {"x": jnp.asarray(dataset.train_x), "y": jnp.asarray(dataset.train_y)}
+
+
+def _num_steps(dataset: Dataset, batch_size: int, num_epochs: float) -> int:
+    if len(dataset.train_x) < batch_size:
+        raise UserError(
+            f"--batch_size {batch_size} is more than the {len(dataset.train_x)} training examples "
+            "there are; lower it, or raise --train_fraction."
+        )
+    return max(1, round(num_epochs * (len(dataset.train_x) // batch_size)))

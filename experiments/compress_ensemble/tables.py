@@ -1,0 +1,223 @@
+"""The study's figures of merit, beside the thesis's (tables 2.1-2.5)."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import report
+from experiments.compress_ensemble.settings import Settings
+from experiments.report import Row
+from kd import metrics
+from kd.data import Dataset
+from kd.metrics import Estimate
+from kd.types import PyTree
+
+LATENCY_BATCHES = (1, 256)
+NUM_TIMINGS = 30
+
+# Tables 2.1-2.4: (accuracy in %, log-probability in nats, and the two differences to
+# the network trained directly), by loss, generator and fraction. Table 2.5 and the text
+# of section 2.2.1: (accuracy, log-probability).
+THESIS_STUDENT = {
+    ("ce", "dataset", 1.0): (97.46, -0.110, 0.32, 0.072),
+    ("dse", "dataset", 1.0): (96.50, -0.184, -0.64, -0.002),
+    ("ce", "dataset", 0.1): (94.63, -0.232, 0.20, 0.089),
+    ("dse", "dataset", 0.1): (96.36, -0.198, 1.93, 0.124),
+    ("ce", "noise", 1.0): (91.98, -0.323, -5.16, -0.141),
+    ("dse", "noise", 1.0): (63.98, -1.328, -33.16, -1.146),
+    ("ce", "noise", 0.1): (85.04, -0.507, -9.39, -0.185),
+    ("dse", "noise", 0.1): (75.17, -0.662, -19.26, -0.341),
+}
+THESIS_DIRECT = {1.0: (97.14, -0.182), 0.1: (94.43, -0.321)}
+THESIS_TEACHER = (98.67, -0.053)
+
+
+class Trained(NamedTuple):
+    """A trained model, and what it says of the test set.
+
+    Attributes:
+      log_prob_fn: `(params, x) -> [C]`, one input.
+      params: of the ensemble; or of R repeats, with a leading axis R.
+      test_log_probs: `[R, N, C]`; R = 1 for the ensemble.
+    """
+
+    log_prob_fn: Callable[[PyTree, jax.Array], jax.Array]
+    params: PyTree
+    test_log_probs: np.ndarray
+
+
+Students = dict[tuple[str, str, float], Trained]
+
+
+def curve_figures(log_probs: jax.Array, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Test accuracy in % and mean log-probability in nats, over repeats: a training curve."""
+    log_probs = np.asarray(log_probs)
+    return {
+        "accuracy": 100 * np.mean(metrics.correct(log_probs, labels)),
+        "log_prob": np.mean(metrics.label_log_prob(log_probs, labels)),
+    }
+
+
+def rows(
+    settings: Settings,
+    dataset: Dataset,
+    teacher: Trained,
+    direct: dict[float, Trained],
+    students: Students,
+) -> list[Row]:
+    """All final figures of a run."""
+    is_thesis = settings.dataset == "mnist"
+    labels, asked = dataset.test_y, teacher.test_log_probs[0]
+    found = _figures("teacher", "", teacher, labels, None, THESIS_TEACHER if is_thesis else ())
+    for fraction, baseline in direct.items():
+        name = f"[{fraction:g}]" if len(direct) > 1 else ""
+        paper = THESIS_DIRECT.get(fraction, ()) if is_thesis else ()
+        found += _figures("direct", name, baseline, labels, asked, paper)
+    for condition, student in students.items():
+        loss, generator, fraction = condition
+        name = f"[{loss},{generator},{fraction:g}]" if len(students) > 1 else ""
+        paper = THESIS_STUDENT.get(condition, ()) if is_thesis else ()
+        found += _figures("student", name, student, labels, asked, paper[:2])
+        found += _differences(name, student, direct[fraction], labels, paper[2:])
+    one = next(iter(students.values()))
+    first = one._replace(params=jax.tree.map(lambda leaf: leaf[0], one.params))
+    return found + _costs("teacher", teacher, dataset) + _costs("student", first, dataset)
+
+
+def _figures(who, name, model, labels, teacher_log_probs, paper) -> list[Row]:
+    log_probs = model.test_log_probs
+    accuracy, log_prob = (*paper, None, None)[:2]
+    found = [
+        report.row(
+            f"{who}.accuracy{name}",
+            metrics.estimate(metrics.correct(log_probs, labels)),
+            "%",
+            scale=100,
+            paper=accuracy,
+        ),
+        report.row(
+            f"{who}.log_prob{name}",
+            metrics.estimate(metrics.label_log_prob(log_probs, labels)),
+            "nats",
+            paper=log_prob,
+        ),
+        report.row(
+            f"{who}.brier{name}", metrics.estimate(metrics.brier_score(log_probs, labels)), ""
+        ),
+        report.row(
+            f"{who}.ece{name}",
+            metrics.bootstrap_estimate(metrics.expected_calibration_error, log_probs, labels),
+            "%",
+            scale=100,
+        ),
+    ]
+    if teacher_log_probs is not None:
+        agreed = metrics.estimate(metrics.agreement(log_probs, teacher_log_probs))
+        found.append(report.row(f"{who}.agreement{name}", agreed, "%", scale=100))
+    return found
+
+
+def _differences(name, student, baseline, labels, paper) -> list[Row]:
+    """Student less direct, paired over test examples (tables 2.3 and 2.4)."""
+    accuracy, log_prob = (*paper, None, None)[:2]
+
+    def difference(metric) -> Estimate:
+        values = [metric(model.test_log_probs, labels) for model in (student, baseline)]
+        return metrics.estimate(values[0] - values[1])
+
+    return [
+        report.row(
+            f"student_minus_direct.accuracy{name}",
+            difference(metrics.correct),
+            "%",
+            scale=100,
+            paper=accuracy,
+        ),
+        report.row(
+            f"student_minus_direct.log_prob{name}",
+            difference(metrics.label_log_prob),
+            "nats",
+            paper=log_prob,
+        ),
+    ]
+
+
+def _costs(who: str, model: Trained, dataset: Dataset) -> list[Row]:
+    """Parameters, arithmetic and measured time of a prediction."""
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    predict = jax.jit(jax.vmap(model.log_prob_fn, in_axes=(None, 0)))
+    found = [Row(f"{who}.parameters", num_parameters, None, 1, "")]
+    for batch_size in LATENCY_BATCHES:
+        x = jnp.asarray(np.resize(dataset.test_x, (batch_size, *dataset.test_x.shape[1:])))
+        compiled = predict.lower(model.params, x).compile()
+        if batch_size == 1:
+            flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
+            found.append(Row(f"{who}.flops", flops, None, 1, "per example"))
+        times = [_time(compiled, model.params, x) for _ in range(NUM_TIMINGS)]
+        median = 1e3 * float(np.median(times))
+        found.append(Row(f"{who}.latency[{batch_size}]", median, None, NUM_TIMINGS, "ms"))
+    return found
+
+
+def _time(compiled, params: PyTree, x: jax.Array) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(compiled(params, x))
+    return time.perf_counter() - start
+
+
+def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
+    """Prints the table at the end of a run."""
+    by_name = {row["name"]: row for row in summary["rows"]}
+    conditions = settings.conditions()
+    fractions = list(dict.fromkeys(fraction for _, _, fraction in conditions))
+
+    def line(title: str, who: str, name: str) -> list[str]:
+        get = {key: by_name.get(f"{who}.{key}{name}") for key in ("accuracy", "log_prob", "ece")}
+        gap = (
+            None
+            if who == "teacher"
+            else f"{get['accuracy']['value'] - by_name['teacher.accuracy']['value']:+.2f}"
+        )
+        paper = get["accuracy"]["paper"]
+        return [
+            title,
+            report.pm(get["accuracy"], 2),
+            gap or "–",
+            report.pm(get["log_prob"], 3),
+            f"{get['ece']['value']:.1f}",
+            "–" if paper is None else f"{paper:.2f}",
+        ]
+
+    lines = [line(f"teacher, {settings.num_members} nets", "teacher", "")]
+    for fraction in fractions:
+        name = f"[{fraction:g}]" if len(fractions) > 1 else ""
+        lines.append(line(f"direct, {100 * fraction:g} %", "direct", name))
+        for loss, generator, part in conditions:
+            if part == fraction:
+                name = f"[{loss},{generator},{part:g}]" if len(conditions) > 1 else ""
+                lines.append(line(f"{loss}, {generator}, {100 * part:g} %", "student", name))
+    header = ("test set", "accuracy %", "gap", "log-prob, nats", "ECE %", "thesis")
+    report.print_table(f"{settings.dataset}: teacher, students, gap", header, lines)
+    _show_costs(by_name)
+    print(f"{summary['seconds']:.0f} s; everything is in {workdir}")
+
+
+def _show_costs(by_name: dict[str, Any]) -> None:
+    lines = []
+    for key, unit in (
+        ("parameters", ""),
+        ("flops", "per example"),
+        ("latency[1]", "ms"),
+        ("latency[256]", "ms"),
+    ):
+        teacher, student = (by_name[f"{who}.{key}"]["value"] for who in ("teacher", "student"))
+        form = ",.0f" if key in ("parameters", "flops") else ".3f"
+        ratio = f"{teacher / student:,.0f} x" if student else "–"
+        name = f"{key}, {unit}" if unit else key
+        lines.append([name, f"{teacher:{form}}", f"{student:{form}}", ratio])
+    report.print_table("what it costs", ("", "teacher", "student", "smaller by"), lines)

@@ -1,0 +1,263 @@
+"""Settings as dataclasses, flags made from them, and the entry point every study shares.
+
+Nothing heavy is imported here, so that `--help` and a bad flag are answered at once.
+"""
+
+import dataclasses
+import logging
+import sys
+import textwrap
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app
+from absl import flags as absl_flags
+
+PRESETS = ("quick", "paper")
+
+
+class UserError(Exception):
+    """A mistake of the user's or of the machine's: one line, no traceback."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a run needs besides its settings; none of it changes a result.
+
+    Attributes:
+      workdir: where everything is written.
+      data_dir: of prepared data sets, or None.
+      cache_gb: most memory for a teacher's labels.
+      checkpoint_seconds: least time between checkpoints.
+      tensorboard: whether to write TensorBoard events too.
+      teacher_from: workdir of a finished teacher to use, or None.
+    """
+
+    workdir: Path
+    data_dir: str | None = None
+    cache_gb: float = 4.0
+    checkpoint_seconds: float = 30.0
+    tensorboard: bool = False
+    teacher_from: str | None = None
+
+
+OPTION_HELP = {
+    "preset": "quick or paper: the value of every setting not given",
+    "workdir": "where to write, and from where to go on; under runs/ by default",
+    "data_dir": "prepared TFDS data; TFDS_DATA_DIR by default",
+    "cache_gb": "most memory for the teacher's labels of a data set, in GB",
+    "checkpoint_seconds": "least time between two checkpoints",
+    "tensorboard": "write TensorBoard events as well",
+    "teacher_from": "workdir of another run with the same teacher, to use its",
+}
+
+
+def setting(
+    quick: Any,
+    paper: Any,
+    help: str,
+    *,
+    choices: Sequence[str] | None = None,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A field of a settings dataclass: a value for each preset, its meaning, its range."""
+    limits = {"choices": choices, "above": above, "at_least": at_least, "at_most": at_most}
+    metadata = {"quick": quick, "paper": paper, "help": help, **limits}
+    return dataclasses.field(default=quick, metadata=metadata)
+
+
+def resolve(settings_class: type, preset: str, given: dict[str, str]) -> Any:
+    """Settings of a preset, with the values that were given in place of its own.
+
+    Args:
+      settings_class: a dataclass whose fields are `setting`s.
+      preset: "quick" or "paper".
+      given: text by field name, as on a command line.
+
+    Raises:
+      UserError: naming the flag, the value and what was expected.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"--preset must be one of {', '.join(PRESETS)}; got {preset!r}.")
+    values = {}
+    for field in dataclasses.fields(settings_class):
+        value = field.metadata[preset]
+        if field.name in given:
+            value = _parse(field, given[field.name])
+        values[field.name] = value
+    return settings_class(**values)
+
+
+def _parse(field: dataclasses.Field, text: str) -> Any:
+    kind, is_tuple = _kind(field)
+    parts = [part.strip() for part in text.split(",")] if is_tuple else [text.strip()]
+    if is_tuple and parts == [""]:
+        parts = []
+    values = tuple(_parse_one(field, kind, part) for part in parts)
+    if is_tuple and not values and field.metadata["choices"]:
+        raise UserError(f"--{field.name} must name at least one of {_expected(field)}.")
+    if len(set(values)) != len(values) and field.metadata["choices"]:
+        raise UserError(f"--{field.name} names a value twice: {text}.")
+    return values if is_tuple else values[0]
+
+
+def _parse_one(field: dataclasses.Field, kind: type, text: str) -> Any:
+    try:
+        if kind is bool:
+            value = {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        else:
+            value = kind(text)
+    except (ValueError, KeyError):
+        raise UserError(f"--{field.name} must be {_expected(field)}; got {text!r}.") from None
+    limits = field.metadata
+    if (
+        (limits["choices"] and value not in limits["choices"])
+        # Negated, so that NaN is refused.
+        or (limits["above"] is not None and not value > limits["above"])
+        or (limits["at_least"] is not None and not value >= limits["at_least"])
+        or (limits["at_most"] is not None and not value <= limits["at_most"])
+        or (kind is float and value in (float("inf"), float("-inf")))
+    ):
+        raise UserError(f"--{field.name} must be {_expected(field)}; got {text!r}.")
+    return value
+
+
+def _kind(field: dataclasses.Field) -> tuple[type, bool]:
+    if typing.get_origin(field.type) is tuple:
+        return typing.get_args(field.type)[0], True
+    return field.type, False
+
+
+def _expected(field: dataclasses.Field) -> str:
+    kind, _ = _kind(field)
+    limits = field.metadata
+    if limits["choices"]:
+        return " | ".join(limits["choices"])
+    names = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
+    bounds = [
+        f"{word} {limits[key]:g}"
+        for key, word in (("above", ">"), ("at_least", ">="), ("at_most", "<="))
+        if limits[key] is not None
+    ]
+    return " and ".join([names[kind], *bounds]) if bounds else names[kind]
+
+
+def help_text(name: str, description: str, settings_class: type) -> str:
+    """The page `--help` prints: every flag with its value in each preset."""
+    lines = [textwrap.dedent(description).strip(), "", f"usage: python -m {name} [--flag=value ...]"]
+    lines += ["", f"{'setting':<18}{'quick':<18}{'paper':<18}"]
+    for field in dataclasses.fields(settings_class):
+        quick, paper = (_show(field.metadata[preset]) for preset in PRESETS)
+        lines.append(f"  --{field.name:<14} {quick:<17} {paper:<17}".rstrip())
+        help = field.metadata["help"]
+        if field.metadata["choices"]:
+            help += f" ({_expected(field)})"
+        lines += textwrap.wrap(help, 74, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines += ["", "option"]
+    for option, help in OPTION_HELP.items():
+        lines += textwrap.wrap(f"--{option:<20} {help}", 78, initial_indent="  ", subsequent_indent=" " * 25)
+    return "\n".join(lines)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_show, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def main(
+    name: str,
+    description: str,
+    settings_class: type,
+    run_fn: Callable[[str, Any, Options], None],
+) -> None:
+    """Parses the command line and runs a study; a user's mistake ends in one line.
+
+    Args:
+      name: the module, for instance "experiments.compress_ensemble".
+      description: printed by `--help`.
+      settings_class: a dataclass whose fields are `setting`s.
+      run_fn: `run_fn(preset, settings, options)`. It does the heavy imports.
+    """
+    if {"--help", "-help", "-h", "--h"} & set(sys.argv[1:]):
+        print(help_text(name, description, settings_class))
+        return
+    for field in dataclasses.fields(settings_class):
+        define = absl_flags.DEFINE_bool if field.type is bool else absl_flags.DEFINE_string
+        define(field.name, None, field.metadata["help"])
+    for option in ("preset", "workdir", "data_dir", "teacher_from"):
+        absl_flags.DEFINE_string(option, None, OPTION_HELP[option])
+    for option in ("cache_gb", "checkpoint_seconds"):
+        default = getattr(Options, option)
+        absl_flags.DEFINE_float(option, default, OPTION_HELP[option], lower_bound=0.0)
+    absl_flags.DEFINE_bool("tensorboard", False, OPTION_HELP["tensorboard"])
+    app.run(
+        lambda argv: _run(name, settings_class, run_fn),
+        flags_parser=lambda argv: _parse_command_line(argv, name),
+    )
+
+
+def _parse_command_line(argv: list[str], name: str) -> list[str]:
+    try:
+        rest = absl_flags.FLAGS(argv)
+    except absl_flags.Error as error:
+        _fail(f"{error} (python -m {name} --help lists the flags)")
+    if rest[1:]:
+        _fail(f"unexpected argument {rest[1]!r}: flags are --name=value.")
+    return rest
+
+
+def _run(name: str, settings_class: type, run_fn) -> None:
+    values = absl_flags.FLAGS
+    names = [field.name for field in dataclasses.fields(settings_class)]
+    given = {field: str(values[field].value) for field in names if values[field].value is not None}
+    preset = values.preset or "quick"
+    _quiet_logs()
+    try:
+        settings = resolve(settings_class, preset, given)
+        options = Options(
+            Path(values.workdir or default_workdir(name, preset, settings)),
+            values.data_dir,
+            values.cache_gb,
+            values.checkpoint_seconds,
+            values.tensorboard,
+            values.teacher_from,
+        )
+        run_fn(preset, settings, options)
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error}. Nothing that was saved is lost: free the cause, run the same command.")
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from the last checkpoint.", status=130)
+
+
+def _quiet_logs() -> None:
+    """Libraries report only errors; kd's own warnings are plain lines."""
+    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logging.getLogger("kd").addHandler(handler)
+    logging.getLogger("kd").setLevel(logging.WARNING)
+    logging.getLogger("kd").propagate = False
+
+
+def default_workdir(name: str, preset: str, settings: Any) -> str:
+    """`runs/<study>/<preset>`, with the settings that differ from the preset's in the name."""
+    changed = [
+        f"{field.name}={_show(getattr(settings, field.name))}"
+        for field in dataclasses.fields(settings)
+        if getattr(settings, field.name) != field.metadata[preset]
+    ]
+    leaf = "+".join([preset, *changed]).replace("/", "_")[:200]
+    return str(Path("runs") / name.rsplit(".", 1)[-1] / leaf)
+
+
+def _fail(message: str, status: int = 1) -> typing.NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

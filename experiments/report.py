@@ -1,0 +1,114 @@
+"""What a run tells: rows, the summary, the table at the end, progress."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from experiments.workdir import MetricsLog
+from kd.metrics import Estimate
+
+WIDTH = 80
+PLAIN_SECONDS = 5.0
+
+
+class Row(NamedTuple):
+    """One final figure of a run, as it stands in `summary.json`.
+
+    Attributes:
+      name: dotted, with the condition in brackets where there are several.
+      value: the figure.
+      stderr: one standard error, or None where there is none.
+      repeats: independent trainings behind it.
+      unit: for instance "nats".
+      paper: the paper's figure, or None.
+    """
+
+    name: str
+    value: float
+    stderr: float | None
+    repeats: int
+    unit: str
+    paper: float | None = None
+
+
+def row(name: str, estimate: Estimate, unit: str, *, scale: float = 1.0, paper=None) -> Row:
+    """A row from an `Estimate`, scaled into its unit."""
+    return Row(
+        name, scale * estimate.value, scale * estimate.stderr, estimate.repeats, unit, paper
+    )
+
+
+class Progress:
+    """Progress of a phase, and its rows in `metrics.csv` (and TensorBoard).
+
+    A bar on a terminal; elsewhere a plain line every few seconds.
+
+    Args:
+      phase: its name.
+      num_steps: of the phase.
+      log: where rows go.
+      writer: a TensorBoard writer, or None.
+    """
+
+    def __init__(self, phase: str, num_steps: int, log: MetricsLog, writer: Any = None):
+        self._phase, self._num_steps, self._log, self._writer = phase, num_steps, log, writer
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=num_steps, desc=phase, ncols=WIDTH, disable=not self._is_terminal, leave=True
+        )
+        self._last = time.monotonic()
+
+    def __call__(self, step: int, figures: dict[str, Any]) -> None:
+        """Takes a row from `kd.training.fit`; figures of several replicas are averaged."""
+        figures = {name: float(np.mean(value)) for name, value in figures.items()}
+        self._log.write(self._phase, step, figures)
+        if self._writer is not None:
+            for name, value in figures.items():
+                self._writer.add_scalar(f"{self._phase}/{name}", value, step)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix_str(shown[: WIDTH // 2], refresh=False)
+        now = time.monotonic()
+        if not self._is_terminal and (step == self._num_steps or now - self._last > PLAIN_SECONDS):
+            self._last = now
+            print(f"{self._phase:<24} {step:>7}/{self._num_steps}  {shown}", flush=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+
+def summary(experiment: str, preset: str, seconds: float, rows: Sequence[Row]) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    return {
+        "experiment": experiment,
+        "preset": preset,
+        "seconds": round(seconds, 1),
+        "rows": [row._asdict() for row in rows],
+    }
+
+
+def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Prints a table that fits 80 columns; the first column is text, the others numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", width=None)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index > 0)
+    for line in lines:
+        table.add_row(*line)
+    Console(width=WIDTH).print(table)
+
+
+def pm(row: dict[str, Any] | None, digits: int) -> str:
+    """`value ± stderr` of a row of a summary, or a dash."""
+    if row is None:
+        return "–"
+    error = "" if row["stderr"] is None else f" ± {row['stderr']:.{digits}f}"
+    return f"{row['value']:.{digits}f}{error}"

@@ -1,0 +1,154 @@
+"""The run contract, once for every study: workdir, phases, errors, summary."""
+
+import dataclasses
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments import report
+from experiments.flags import Options, UserError
+from experiments.report import Progress, Row
+from experiments.workdir import MetricsLog, Workdir
+from kd import training
+from kd.data import DataError
+from kd.export import ExportError
+from kd.streams import CacheTooLargeError
+from kd.training.checkpoint import Checkpointer
+from kd.types import Key, PyTree, Stream, Update
+
+
+class Run(NamedTuple):
+    """What every phase of a run needs.
+
+    Attributes:
+      settings: of the study.
+      options: of this invocation.
+      workdir: where it writes.
+      log: its metrics.
+      writer: TensorBoard's, or None.
+    """
+
+    settings: Any
+    options: Options
+    workdir: Workdir
+    log: MetricsLog
+    writer: Any
+
+    def key(self, phase: str) -> Key:
+        """The random key of a phase: of `--seed` and the phase's name alone."""
+        return jax.random.fold_in(jax.random.key(self.settings.seed), zlib.crc32(phase.encode()))
+
+    def fit(
+        self,
+        phase: str,
+        key: Key,
+        stream: Stream,
+        update: Update,
+        state: PyTree,
+        num_steps: int,
+        *,
+        evaluate_fn: Callable[[PyTree], dict[str, Any]],
+        num_points: int,
+        num_replicas: int | None = None,
+    ) -> PyTree:
+        """`kd.training.fit` as a phase: with progress, metrics, checkpoints; the student's state.
+
+        Args:
+          phase: its name, unique in the run.
+          key, stream, update, state, num_steps, num_replicas: as for `fit`.
+          evaluate_fn: as for `fit`, called at steps evenly spaced on a log axis.
+          num_points: how many of them.
+        """
+        with Progress(phase, num_steps, self.log, self.writer) as progress:
+            final = training.fit(
+                key,
+                stream,
+                update,
+                state,
+                num_steps,
+                num_replicas=num_replicas,
+                evaluate_fn=evaluate_fn,
+                evaluate_at=training.log_spaced(num_steps, num_points, first=10),
+                on_row=progress,
+                checkpointer=self.checkpointer(phase),
+            )
+        return final.student
+
+    def checkpointer(self, phase: str) -> Checkpointer:
+        """The checkpoints of a phase."""
+        return Checkpointer(
+            checkpoint_dir(self.workdir.path, phase), every_seconds=self.options.checkpoint_seconds
+        )
+
+
+def checkpoint_dir(workdir: Path, phase: str) -> Path:
+    """Where the checkpoints of a phase lie."""
+    return workdir / "checkpoints" / phase.replace("[", "-").replace(",", "-").rstrip("]")
+
+
+def execute(
+    experiment: str,
+    preset: str,
+    settings: Any,
+    options: Options,
+    *,
+    columns: Sequence[str],
+    study_fn: Callable[[Run], list[Row]],
+) -> dict[str, Any]:
+    """Runs a study in its workdir, goes on with it, or returns the summary of a finished one.
+
+    Args:
+      experiment: the study's name.
+      preset: "quick" or "paper".
+      settings: a dataclass; any other settings in the workdir are refused.
+      options: of this invocation.
+      columns: the figures of `metrics.csv`.
+      study_fn: the study, from a `Run` to its final rows.
+
+    Returns:
+      The content of `summary.json`.
+
+    Raises:
+      UserError: one line for anything the user can mend.
+    """
+    workdir = Workdir(
+        options.workdir,
+        experiment=experiment,
+        preset=preset,
+        settings=dataclasses.asdict(settings),
+    )
+    summary = workdir.summary()
+    if summary is not None:
+        return summary
+    start = time.monotonic()
+    log = MetricsLog(workdir.file("metrics.csv"), list(columns))
+    try:
+        rows = study_fn(Run(settings, options, workdir, log, _writer(options, workdir)))
+    except CacheTooLargeError as error:
+        raise UserError(
+            f"{error} Raise --cache_gb, or choose settings that need no such cache."
+        ) from error
+    except training.NonFiniteLossError as error:
+        raise UserError(
+            f"{error} The checkpoint before it is kept; other settings or another --seed need "
+            "another workdir."
+        ) from error
+    except (DataError, ExportError) as error:
+        raise UserError(str(error)) from error
+    summary = report.summary(experiment, preset, time.monotonic() - start, rows)
+    workdir.write_json("summary.json", summary)
+    return summary
+
+
+def _writer(options: Options, workdir: Workdir) -> Any:
+    if not options.tensorboard:
+        return None
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError("--tensorboard needs tensorboardX: pip install tensorboardX.") from error
+    return SummaryWriter(str(workdir.path / "tensorboard"))

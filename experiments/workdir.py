@@ -1,0 +1,203 @@
+"""A run's directory: who may write in it, what it was made with, and its metrics."""
+
+import csv
+import fcntl
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.flags import UserError
+from kd.files import write_atomically
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Workdir:
+    """A directory held by one process, for one run of one experiment with fixed settings.
+
+    Args:
+      path: created if missing.
+      experiment: the study's name.
+      preset: "quick" or "paper".
+      settings: every resolved setting, JSON-like. A directory made with others is
+        refused.
+
+    Raises:
+      UserError: if the directory cannot be written, another process holds it, or it
+        belongs to another experiment or other settings.
+    """
+
+    def __init__(self, path: Path, *, experiment: str, preset: str, settings: dict[str, Any]):
+        self.path = Path(path)
+        self._lock = self._acquire()
+        self._check_config(experiment, json.loads(json.dumps(settings)), preset)
+
+    def file(self, *parts: str) -> Path:
+        """A path below the directory, its parent created."""
+        path = self.path.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run, or None."""
+        path = self.path / "summary.json"
+        return _read_json(path) if path.exists() else None
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Writes `name` atomically."""
+        write_atomically(self.file(name), (json.dumps(content, indent=2) + "\n").encode())
+
+    def _acquire(self):
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held until the process ends)
+        except OSError as error:
+            raise UserError(
+                f"--workdir {self.path} cannot be written ({error.strerror}); choose another."
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"another process is running in --workdir {self.path}; wait for it, or choose "
+                "another workdir."
+            ) from error
+        return lock
+
+    def _check_config(self, experiment: str, settings: dict[str, Any], preset: str) -> None:
+        path = self.path / "config.json"
+        if not path.exists():
+            environment = _environment()
+            config = {"experiment": experiment, "preset": preset, "settings": settings}
+            self.write_json("config.json", config | environment)
+            return
+        config = _read_json(path)
+        if config.get("experiment") != experiment:
+            raise UserError(
+                f"--workdir {self.path} holds a run of {config.get('experiment')!r}; "
+                "choose another."
+            )
+        there = config.get("settings")
+        there = there if isinstance(there, dict) else {}
+        differing = [
+            f"{name} ({there.get(name, 'absent')} there, {settings.get(name, 'absent')} here)"
+            for name in sorted(there.keys() | settings.keys())
+            if there.get(name) != settings.get(name)
+        ]
+        if differing:
+            raise UserError(
+                f"--workdir {self.path} holds a run with other settings: {', '.join(differing)}; "
+                "give the same, or choose another workdir."
+            )
+
+
+class MetricsLog:
+    """`metrics.csv`: one row a logged step of a phase, with true step numbers.
+
+    Rows are flushed as they come. When a phase is gone on with after a kill, its rows
+    from the first new step on are dropped before that row is written, so that the file
+    is the one an uninterrupted run writes.
+
+    Args:
+      path: of the CSV; what is there is kept, a torn last line excepted.
+      columns: names of the figures, besides `phase` and `step`.
+    """
+
+    def __init__(self, path: Path, columns: list[str]):
+        self._path = path
+        self._columns = ["phase", "step", *columns]
+        self._rows = self._read()
+        self._started: set[str] = set()
+        self._rewrite()
+
+    def rows(self, phase: str) -> list[dict[str, float]]:
+        """The rows of a phase, in order; empty figures are left out."""
+        return [
+            {name: float(value) for name, value in row.items() if name != "phase" and value != ""}
+            for row in self._rows
+            if row["phase"] == phase
+        ]
+
+    def write(self, phase: str, step: int, figures: dict[str, float]) -> None:
+        """Appends a row.
+
+        Raises:
+          ValueError: for a figure that is no column.
+        """
+        unknown = figures.keys() - set(self._columns)
+        if unknown:
+            raise ValueError(f"no column for {sorted(unknown)}.")
+        if phase not in self._started:
+            self._started.add(phase)
+            kept = [r for r in self._rows if r["phase"] != phase or int(r["step"]) < step]
+            if len(kept) < len(self._rows):
+                self._rows = kept
+                self._rewrite()
+        row = {name: "" for name in self._columns} | {"phase": phase, "step": str(step)}
+        row |= {name: repr(float(value)) for name, value in figures.items()}
+        self._rows.append(row)
+        with open(self._path, "a", newline="") as file:
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self._path.exists():
+            return []
+        text = self._path.read_text(errors="replace")
+        whole = text[: text.rfind("\n") + 1]
+        reader = csv.DictReader(io.StringIO(whole))
+        if reader.fieldnames != self._columns:
+            return []
+        return [row for row in reader if _is_whole(row)]
+
+    def _rewrite(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_atomically(self._path, text.getvalue().encode())
+
+
+def _is_whole(row: dict[str, Any]) -> bool:
+    try:
+        int(row["step"])
+        [float(v) for k, v in row.items() if k not in ("phase", "step") and v != ""]
+    except (TypeError, ValueError):
+        return False
+    return None not in row
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it or choose another.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (no JSON object); remove it or choose another.")
+    return content
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
+        "cpu_count": os.cpu_count(),
+        "git_revision": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    root = Path(__file__).resolve().parents[1]
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,76 @@
+"""Two ways to run one function for many replicas, and a `cond` that survives `vmap`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+from kd import checks
+from kd.types import Array, PyTree
+
+METHODS = ("auto", "loop", "vmap")
+
+
+def over_replicas(fn: Callable[[PyTree], PyTree], method: str = "auto") -> Callable[[PyTree], PyTree]:
+    """Runs `fn` for each entry of the leading axis of its argument.
+
+    Args:
+      fn: a traceable function of one pytree.
+      method: "loop" runs the replicas one after another (`jax.lax.map`), so that each
+        one's state stays in the cache; "vmap" runs them side by side, which fills an
+        accelerator; "auto" is "loop" on a CPU and "vmap" elsewhere.
+
+    Returns:
+      A function of a pytree with a leading axis of replicas on every leaf.
+
+    Raises:
+      ValueError: if `method` is another word.
+    """
+    checks.check_choice("method", method, METHODS)
+    if method == "auto":
+        method = "loop" if jax.default_backend() == "cpu" else "vmap"
+    return jax.vmap(fn) if method == "vmap" else lambda tree: jax.lax.map(fn, tree)
+
+
+def cond_any(needed: Array, refill_fn: Callable[[PyTree], PyTree], state: PyTree) -> PyTree:
+    """`refill_fn(state)` where `needed`, else `state`; under `vmap` still a branch.
+
+    `jax.lax.cond` under `vmap` becomes a select, which would pay for a rare and
+    expensive refill at every step. Here the branch is taken when any member of the
+    batch needs it, and the members that do not keep their state.
+
+    Args:
+      needed: a boolean scalar.
+      refill_fn: a traceable function from `state` to the same structure. Whatever it
+        needs that `vmap` may batch, such as a key, must be in `state`.
+      state: a pytree.
+    """
+
+    @custom_vmap
+    def choose(needed: Array, state: PyTree) -> PyTree:
+        return jax.lax.cond(needed, refill_fn, lambda state: state, state)
+
+    @choose.def_vmap
+    def choose_batched(axis_size: int, in_batched: Any, needed: Array, state: PyTree):
+        needed_batched, state_batched = in_batched
+        needed = needed if needed_batched else jnp.broadcast_to(needed, (axis_size,))
+        state = jax.tree.map(
+            lambda leaf, batched: (
+                leaf if batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+            ),
+            state,
+            state_batched,
+        )
+
+        def refill(state: PyTree) -> PyTree:
+            def pick(new: Array, old: Array) -> Array:
+                return jnp.where(needed.reshape((axis_size,) + (1,) * (old.ndim - 1)), new, old)
+
+            return jax.tree.map(pick, jax.vmap(refill_fn)(state), state)
+
+        state = jax.lax.cond(jnp.any(needed), refill, lambda state: state, state)
+        return state, jax.tree.map(lambda _: True, state)
+
+    return choose(needed, state)

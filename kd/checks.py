@@ -1,0 +1,75 @@
+"""Checks of static facts, made at trace time; each error names the argument and both values."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def check_rank(name: str, value: Any, rank: int) -> None:
+    """Raises ValueError unless `value` has `rank` axes."""
+    if jnp.ndim(value) != rank:
+        raise ValueError(f"{name} must have rank {rank}, got shape {jnp.shape(value)}.")
+
+
+def check_same_shape(name: str, value: Any, other_name: str, other: Any) -> None:
+    """Raises ValueError unless the two shapes are equal: nothing here broadcasts."""
+    if jnp.shape(value) != jnp.shape(other):
+        raise ValueError(
+            f"{name} and {other_name} must have the same shape, "
+            f"got {jnp.shape(value)} and {jnp.shape(other)}."
+        )
+
+
+def check_floating(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` has a floating dtype."""
+    dtype = jnp.result_type(value)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating, got {dtype}.")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises ValueError unless the Python or concrete scalar is finite and > 0.
+
+    Traced values pass: under jit nothing can be raised.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be finite and positive, got {value}.")
+
+
+def check_count(name: str, value: int, *, at_least: int = 1, at_most: int | None = None) -> None:
+    """Raises TypeError unless `value` is an int, ValueError unless it is in range."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    if value < at_least or (at_most is not None and value > at_most):
+        upper = "" if at_most is None else f" and at most {at_most}"
+        raise ValueError(f"{name} must be at least {at_least}{upper}, got {value}.")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raises ValueError unless 0 < value <= 1 (NaN is refused too)."""
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} must be in (0, 1], got {value}.")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}.")
+
+
+def check_same_length(name: str, tree: Any) -> int:
+    """Returns the common leading length of all leaves of `tree`.
+
+    Raises:
+      ValueError: if there is no leaf, a leaf is a scalar, or lengths differ.
+    """
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
+    if len(lengths) != 1 or () in lengths:
+        found = sorted(jnp.shape(leaf) for leaf in jax.tree.leaves(tree))
+        raise ValueError(f"{name} must hold arrays with one common length, got shapes {found}.")
+    return lengths.pop()[0]

@@ -1,0 +1,202 @@
+"""Labelled image data sets as arrays, from scikit-learn, TFDS or a file of one's own."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from kd import checks
+
+TFDS_NAMES = ("mnist", "fashion_mnist", "kmnist")
+NPZ_KEYS = ("train_x", "train_y", "test_x", "test_y")
+DIGITS_NUM_TEST = 597
+
+
+class DataError(ValueError):
+    """Data that is missing or bad; the message says what to do."""
+
+
+class Dataset(NamedTuple):
+    """A labelled data set.
+
+    Attributes:
+      train_x: `[N, ...]` float32, pixels in [0, 1].
+      train_y: `[N]` int32, in [0, num_classes).
+      test_x: `[M, ...]`, as `train_x`.
+      test_y: `[M]`, as `train_y`.
+      num_classes: C.
+    """
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    num_classes: int
+
+
+def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Dataset:
+    """Loads a data set by name.
+
+    Args:
+      name: "digits" (scikit-learn's, 8x8; nothing is downloaded); "mnist",
+        "fashion_mnist" or "kmnist", as TFDS prepared them; or the path of an `.npz`
+        with arrays `train_x`, `train_y`, `test_x`, `test_y`: inputs `[N, ...]` in
+        uint8 (divided by 255) or floating, labels integers from 0.
+      data_dir: where TFDS's prepared data lie; the environment's `TFDS_DATA_DIR` if
+        None, then TFDS's own default. Nothing is ever downloaded.
+
+    Returns:
+      A `Dataset`.
+
+    Raises:
+      DataError: if the name is unknown, the data missing, or their content bad (shapes
+        that differ, labels out of range, NaN or infinite inputs, unreadable files).
+    """
+    if name == "digits":
+        return _load_digits()
+    if name in TFDS_NAMES:
+        return _load_tfds(name, data_dir)
+    if name.endswith(".npz"):
+        return _load_npz(Path(name))
+    raise DataError(
+        f"unknown data set {name!r}: expected digits, {', '.join(TFDS_NAMES)} or a path to an .npz."
+    )
+
+
+def take_first(dataset: Dataset, fraction: float) -> Dataset:
+    """The data set with only the first `fraction` of its training examples, rounded down.
+
+    Raises:
+      ValueError: if `fraction` is outside (0, 1] or leaves no example.
+    """
+    checks.check_fraction("fraction", fraction)
+    num_examples = int(len(dataset.train_x) * fraction + 1e-9)
+    if num_examples < 1:
+        raise ValueError(f"fraction {fraction} of {len(dataset.train_x)} leaves no example.")
+    return dataset._replace(
+        train_x=dataset.train_x[:num_examples], train_y=dataset.train_y[:num_examples]
+    )
+
+
+def validate(dataset: Dataset, *, source: str) -> Dataset:
+    """Returns `dataset` unless its content is bad.
+
+    Raises:
+      DataError: naming `source`, the array, and what was expected.
+    """
+    for split in ("train", "test"):
+        x, y = getattr(dataset, f"{split}_x"), getattr(dataset, f"{split}_y")
+        if x.ndim < 2 or len(x) == 0:
+            raise DataError(f"{source}: {split}_x must be [N, ...] with N >= 1, got {x.shape}.")
+        if y.shape != x.shape[:1]:
+            raise DataError(
+                f"{source}: {split}_y must have shape {x.shape[:1]} to go with {split}_x, "
+                f"got {y.shape}."
+            )
+        if not np.isfinite(x).all():
+            raise DataError(
+                f"{source}: {split}_x holds {np.sum(~np.isfinite(x))} NaN or infinite values; "
+                "clean them before training."
+            )
+        if y.min() < 0 or y.max() >= dataset.num_classes:
+            raise DataError(
+                f"{source}: {split}_y must lie in [0, {dataset.num_classes}), "
+                f"got {y.min()} to {y.max()}."
+            )
+    if dataset.train_x.shape[1:] != dataset.test_x.shape[1:]:
+        raise DataError(
+            f"{source}: train_x and test_x must have inputs of one shape, got "
+            f"{dataset.train_x.shape[1:]} and {dataset.test_x.shape[1:]}."
+        )
+    return dataset
+
+
+def _load_digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # A fixed shuffle: the file goes writer by writer.
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    x = (digits.images[order] / 16.0).astype(np.float32)[..., None]
+    y = digits.target[order].astype(np.int32)
+    test, train = slice(None, DIGITS_NUM_TEST), slice(DIGITS_NUM_TEST, None)
+    return validate(Dataset(x[train], y[train], x[test], y[test], 10), source="digits")
+
+
+def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    versions = sorted((root / name).glob("*/dataset_info.json"), key=_version)
+    if not versions:
+        raise DataError(
+            f"no prepared copy of {name} under {root}: set --data_dir or TFDS_DATA_DIR to where "
+            f"it is, or prepare it with `pip install tensorflow` and `tfds build {name} "
+            f"--file_format=array_record --data_dir={root}`."
+        )
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(versions[-1].parent)
+        train_x, train_y = _read_split(builder, "train")
+        test_x, test_y = _read_split(builder, "test")
+        num_classes = builder.info.features["label"].num_classes
+    except Exception as error:  # TFDS raises many kinds for a damaged copy.
+        raise DataError(
+            f"{versions[-1].parent} could not be read: {_one_line(error)}; prepare {name} "
+            "again, in the array_record format."
+        ) from error
+    dataset = Dataset(train_x, train_y, test_x, test_y, num_classes)
+    return validate(dataset, source=str(versions[-1].parent))
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else -1 for part in path.parent.name.split("."))
+
+
+def _read_split(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
+    source = builder.as_data_source(split=split)
+    rows = source.__getitems__(list(range(len(source))))
+    images = np.stack([row["image"] for row in rows])
+    return _pixels(images), np.array([row["label"] for row in rows], np.int32)
+
+
+def _load_npz(path: Path) -> Dataset:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in NPZ_KEYS if key not in file]
+            if missing:
+                raise DataError(
+                    f"{path}: expected arrays {', '.join(NPZ_KEYS)}; {', '.join(missing)} missing."
+                )
+            arrays = {key: file[key] for key in NPZ_KEYS}
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file.") from error
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a readable .npz: {_one_line(error)}.") from error
+    for key in NPZ_KEYS:
+        kinds = "iu" if key.endswith("y") else "iuf"
+        if arrays[key].dtype.kind not in kinds:
+            raise DataError(f"{path}: {key} has dtype {arrays[key].dtype}, which is not numeric.")
+    for key in ("train_y", "test_y"):
+        if arrays[key].ndim != 1 or arrays[key].size == 0:
+            raise DataError(f"{path}: {key} must be [N] with N >= 1, got {arrays[key].shape}.")
+    num_classes = int(arrays["train_y"].max()) + 1
+    dataset = Dataset(
+        _pixels(arrays["train_x"]),
+        arrays["train_y"].astype(np.int32),
+        _pixels(arrays["test_x"]),
+        arrays["test_y"].astype(np.int32),
+        num_classes,
+    )
+    return validate(dataset, source=str(path))
+
+
+def _pixels(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32) / (255.0 if x.dtype == np.uint8 else 1.0)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

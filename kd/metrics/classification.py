@@ -1,0 +1,57 @@
+"""Metrics of classifiers, from log-probabilities `[..., N, C]` on the host, in NumPy."""
+
+import numpy as np
+
+from kd import checks
+
+
+def correct(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the most probable class is the label: `[..., N]` of 0.0 and 1.0."""
+    return (np.argmax(log_probs, -1) == labels).astype(np.float64)
+
+
+def label_log_prob(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Log-probability of the label, in nats: `[..., N]`; its mean is minus the NLL."""
+    index = np.broadcast_to(labels, log_probs.shape[:-1])[..., None]
+    return np.take_along_axis(np.asarray(log_probs, np.float64), index, -1)[..., 0]
+
+
+def brier_score(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Squared distance of the probabilities from the one-hot label, summed over classes.
+
+    `[..., N]`, in [0, 2]; smaller is better.
+
+    Reference:
+      Brier (1950), "Verification of forecasts expressed in terms of probability".
+    """
+    probs = np.exp(np.asarray(log_probs, np.float64))
+    return np.sum((probs - np.eye(log_probs.shape[-1])[labels]) ** 2, -1)
+
+
+def agreement(log_probs: np.ndarray, teacher_log_probs: np.ndarray) -> np.ndarray:
+    """Whether student and teacher name the same class: `[..., N]` of 0.0 and 1.0."""
+    return correct(log_probs, np.argmax(teacher_log_probs, -1))
+
+
+def expected_calibration_error(
+    log_probs: np.ndarray, labels: np.ndarray, *, num_bins: int = 15
+) -> float:
+    """Mean distance between confidence and accuracy over equal bins of confidence, in [0, 1].
+
+    Args:
+      log_probs: `[N, C]`, nats.
+      labels: `[N]`, integers.
+      num_bins: equal-width bins of (0, 1].
+
+    Raises:
+      ValueError: if `num_bins` < 1 or `log_probs` is not `[N, C]`.
+
+    Reference:
+      Guo et al. (2017), "On calibration of modern neural networks", (3).
+    """
+    checks.check_count("num_bins", num_bins)
+    checks.check_rank("log_probs", log_probs, 2)
+    confidence = np.exp(np.max(np.asarray(log_probs, np.float64), -1))
+    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    gap = np.bincount(bins, correct(log_probs, labels) - confidence, minlength=num_bins)
+    return float(np.sum(np.abs(gap)) / len(labels))

@@ -1,0 +1,192 @@
+"""A teacher's values and input derivatives, added to a stream or to a whole data set."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kd import checks
+from kd.batching import cond_any
+from kd.derivatives import value_and_input_jacobian
+from kd.types import Array, Batch, Key, LogProbFn, PyTree, Stream
+
+JACOBIAN, PROJECTED = "jacobian", "projected"
+DERIVATIVES = (None, JACOBIAN, PROJECTED)
+
+
+class CacheTooLargeError(ValueError):
+    """Labels of a data set would take more memory than allowed."""
+
+
+class BlockState(NamedTuple):
+    """A stream labelled in blocks.
+
+    Attributes:
+      stream: state of the stream that gives the inputs.
+      block: batches already labelled, each leaf `[num_batches, B, ...]`.
+      position: the next batch of the block; `num_batches` when it is used up.
+    """
+
+    stream: PyTree
+    block: Batch
+    position: Array
+
+
+def label(
+    stream: Stream,
+    teacher_fn: LogProbFn,
+    *,
+    derivatives: str | None = None,
+    num_batches: int = 1,
+) -> Stream:
+    """Adds the teacher's log-probabilities, and its input derivatives if asked for.
+
+    The teacher is asked for `num_batches` minibatches at once: a large teacher reads
+    all its weights for every question, so twenty examples cost little less than
+    hundreds. Only one block is ever held, and it travels in the state.
+
+    Args:
+      stream: batches with inputs under `"x"`, `[B, ...]`; for "projected" also
+        `"signs"`, `[B, P, C]` (`with_signs`).
+      teacher_fn: one input to log-probabilities `[C]`, nats.
+      derivatives: None; "jacobian" adds `"teacher_jacobian"`, `[B, C, ...]`;
+        "projected" adds `"teacher_vjps"`, `[B, P, ...]`.
+      num_batches: minibatches a block.
+
+    Returns:
+      A stream of the same batches with `"teacher_log_probs"`, `[B, C]`, and the
+      derivatives. No gradient flows into a teacher.
+
+    Raises:
+      ValueError: if `derivatives` is another word or `num_batches` < 1.
+      TypeError: if the teacher is not differentiable and derivatives are asked for.
+    """
+    checks.check_choice("derivatives", derivatives, DERIVATIVES)
+    checks.check_count("num_batches", num_batches)
+    answer_fn = jax.vmap(_labeller(teacher_fn, derivatives))
+
+    def fill(key: Key, stream_state: PyTree) -> tuple[PyTree, Batch]:
+        keys = jax.random.split(key, num_batches)
+        stream_state, block = jax.lax.scan(
+            lambda state, key: stream.next(key, state), stream_state, keys
+        )
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), block)
+        labels = answer_fn(flat)
+        batch_size = block["x"].shape[1]
+        labels = jax.tree.map(
+            lambda leaf: leaf.reshape(num_batches, batch_size, *leaf.shape[1:]), labels
+        )
+        return stream_state, {**block, **labels}
+
+    def init(key: Key) -> BlockState:
+        stream_state = stream.init(key)
+        _, shapes = jax.eval_shape(fill, key, stream_state)
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return BlockState(stream_state, empty, jnp.array(num_batches, jnp.int32))
+
+    def next_(key: Key, state: BlockState) -> tuple[BlockState, Batch]:
+        def refill(carry: tuple[Key, BlockState]) -> tuple[Key, BlockState]:
+            key, state = carry
+            stream_state, block = fill(key, state.stream)
+            return key, BlockState(stream_state, block, jnp.zeros_like(state.position))
+
+        _, state = cond_any(state.position >= num_batches, refill, (key, state))
+        batch = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, state.position, keepdims=False),
+            state.block,
+        )
+        return state._replace(position=state.position + 1), batch
+
+    return Stream(init, next_)
+
+
+def cache_bytes(data: Batch, teacher_fn: LogProbFn, *, derivatives: str | None = None) -> int:
+    """Memory that `label_dataset` would take for the labels alone, in bytes."""
+    labels = _label_shapes(data, teacher_fn, derivatives)
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(labels))
+
+
+def label_dataset(
+    data: Batch,
+    teacher_fn: LogProbFn,
+    *,
+    derivatives: str | None = None,
+    block_size: int = 400,
+    max_bytes: int | None = None,
+    on_block: Callable[[int], None] | None = None,
+) -> Batch:
+    """A data set with the teacher's values, and derivatives if asked for, computed once.
+
+    Args:
+      data: arrays of one common leading length N, inputs under `"x"`.
+      teacher_fn: one input to log-probabilities `[C]`, nats.
+      derivatives: None, or "jacobian" for `"teacher_jacobian"`, `[N, C, ...]`.
+      block_size: examples a question to the teacher.
+      max_bytes: refuse to take more memory than this for the labels.
+      on_block: called with the number of examples labelled so far.
+
+    Returns:
+      `data` with `"teacher_log_probs"`, `[N, C]`, and the derivatives.
+
+    Raises:
+      CacheTooLargeError: before anything is computed, with both numbers.
+      ValueError: if `derivatives` is another word.
+      TypeError: if the teacher is not differentiable and derivatives are asked for.
+    """
+    needed = cache_bytes(data, teacher_fn, derivatives=derivatives)
+    if max_bytes is not None and needed > max_bytes:
+        raise CacheTooLargeError(
+            f"the teacher's labels would take {needed / 1e9:.3g} GB and "
+            f"{max_bytes / 1e9:.3g} GB are allowed."
+        )
+    num_examples = checks.check_same_length("data", data)
+    block_size = min(block_size, num_examples)
+    answer_fn = jax.vmap(_labeller(teacher_fn, derivatives))
+
+    def fill(labels: Batch, data: Batch, start: Array) -> Batch:
+        block = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, block_size), data
+        )
+        return jax.tree.map(
+            lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, start, 0),
+            labels,
+            answer_fn(block),
+        )
+
+    fill = jax.jit(fill, donate_argnums=0)
+    shapes = _label_shapes(data, teacher_fn, derivatives)
+    labels = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    for start in range(0, num_examples, block_size):
+        # The last block reaches back so that every block has one size.
+        labels = fill(labels, data, min(start, num_examples - block_size))
+        if on_block is not None:
+            jax.block_until_ready(labels)
+            on_block(min(start + block_size, num_examples))
+    return {**data, **labels}
+
+
+def _labeller(teacher_fn: LogProbFn, derivatives: str | None) -> Callable[[Batch], Batch]:
+    """The labels of one example."""
+
+    def answer(example: Batch) -> Batch:
+        x = example["x"]
+        if derivatives == JACOBIAN:
+            log_probs, jacobian = value_and_input_jacobian(teacher_fn, x)
+            labels = {"teacher_log_probs": log_probs, "teacher_jacobian": jacobian}
+        elif derivatives == PROJECTED:
+            log_probs, pullback = jax.vjp(teacher_fn, x)
+            (vjps,) = jax.vmap(pullback)(example["signs"])
+            labels = {"teacher_log_probs": log_probs, "teacher_vjps": vjps}
+        else:
+            labels = {"teacher_log_probs": teacher_fn(x)}
+        return jax.lax.stop_gradient(labels)
+
+    return answer
+
+
+def _label_shapes(data: Batch, teacher_fn: LogProbFn, derivatives: str | None) -> Any:
+    checks.check_choice("derivatives", derivatives, (None, JACOBIAN))
+    checks.check_same_length("data", data)
+    return jax.eval_shape(jax.vmap(_labeller(teacher_fn, derivatives)), data)

@@ -1,0 +1,224 @@
+"""`fit`: a stream, an update, and one compiled loop a chunk.
+
+The step is a pure function of one pytree and holds no host state. Between chunks the
+host does what a host is for: rows of metrics, evaluation, checkpoints.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd import checks
+from kd.batching import over_replicas
+from kd.types import Array, Key, Metrics, PyTree, Stream, Update
+
+
+class FitState(NamedTuple):
+    """All that a run is, in one pytree: a checkpoint is this, and resuming is exact.
+
+    Attributes:
+      step: updates made so far, int32.
+      key: decides every batch: that of step s is drawn with `fold_in(key, s)`.
+      stream: the stream's state.
+      student: the update's state.
+    """
+
+    step: Array
+    key: Key
+    stream: PyTree
+    student: PyTree
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A metric became NaN or infinite.
+
+    Attributes:
+      step: the first step, counted from 1, whose metrics were not finite.
+    """
+
+    def __init__(self, step: int):
+        super().__init__(f"the loss became NaN or infinite at step {step}.")
+        self.step = step
+
+
+class CheckpointerLike(Protocol):
+    """What `fit` asks of a checkpointer: `kd.training.checkpoint.Checkpointer` is one."""
+
+    def restore(self, template: PyTree) -> PyTree | None: ...
+
+    def is_due(self) -> bool: ...
+
+    def save(self, step: int, state: PyTree) -> None: ...
+
+
+def init_fit(
+    key: Key, stream: Stream, student: PyTree, *, num_replicas: int | None = None
+) -> FitState:
+    """The state before the first step.
+
+    Args:
+      key: decides the stream and every batch.
+      stream: initialised here.
+      student: the update's initial state; with `num_replicas`, with a leading axis.
+      num_replicas: replicas, each with a stream and key of its own.
+    """
+
+    def init(key: Key, student: PyTree) -> FitState:
+        stream_key, step_key = jax.random.split(key)
+        return FitState(jnp.zeros((), jnp.int32), step_key, stream.init(stream_key), student)
+
+    if num_replicas is None:
+        return jax.jit(init)(key, student)
+    checks.check_count("num_replicas", num_replicas)
+    if checks.check_same_length("state", student) != num_replicas:
+        raise ValueError(f"state must have a leading axis of num_replicas = {num_replicas}.")
+    return jax.jit(jax.vmap(init))(jax.random.split(key, num_replicas), student)
+
+
+def make_step(stream: Stream, update: Update) -> Callable[[FitState], tuple[FitState, Metrics]]:
+    """One step: draw a batch, move the student. Pure, without host state."""
+
+    def step(state: FitState) -> tuple[FitState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        stream_state, batch = stream.next(key, state.stream)
+        student, metrics = update.apply(state.student, batch)
+        return FitState(state.step + 1, state.key, stream_state, student), metrics
+
+    return step
+
+
+def fit(
+    key: Key,
+    stream: Stream,
+    update: Update,
+    state: PyTree,
+    num_steps: int,
+    *,
+    num_replicas: int | None = None,
+    method: str = "auto",
+    log_every: int | None = None,
+    evaluate_fn: Callable[[PyTree], dict[str, Any]] | None = None,
+    evaluate_at: Iterable[int] = (),
+    on_row: Callable[[int, dict[str, Any]], None] | None = None,
+    checkpointer: CheckpointerLike | None = None,
+) -> FitState:
+    """Trains a student: `num_steps` batches of `stream` through `update`.
+
+    Args:
+      key: decides everything random in the run.
+      stream: the batches.
+      update: moves the student.
+      state: the update's initial state, `update.init(params)`. It is copied: the
+        caller's arrays stay alive although the run donates its own.
+      num_steps: total steps, those before a resume counted in.
+      num_replicas: R independent runs in one program, each with a stream of its own;
+        `state` then has a leading axis R on every leaf (`jax.vmap(update.init)`).
+      method: how replicas run, see `kd.batching.over_replicas`.
+      log_every: steps between rows of metrics; a hundredth of the run if None.
+      evaluate_fn: from the update's state to a dictionary of figures.
+      evaluate_at: the steps (0 allowed) after which it is called; the last step is
+        added when there is an `evaluate_fn`.
+      on_row: called as `on_row(step, row)` with true step numbers. A row holds the
+        mean of each metric since the row before, and the evaluation if one was due.
+      checkpointer: saves the whole `FitState`; a run it holds is gone on with, to the
+        same bits as one never interrupted. Rows up to a checkpoint are given to
+        `on_row` before it is written.
+
+    Returns:
+      The final state; the student is `.student.params` after `gradient`.
+
+    Raises:
+      NonFiniteLossError: when a metric stops being finite; the checkpoint before
+        stays.
+      ValueError: for counts out of range.
+
+    Example:
+      >>> import optax
+      >>> from kd import streams, training
+      >>> stream = streams.resample({"x": jnp.ones(4)}, 2)
+      >>> update = training.gradient(
+      ...     lambda p, batch: jnp.mean((p - batch["x"]) ** 2), optax.sgd(0.25))
+      >>> final = fit(jax.random.key(0), stream, update, update.init(jnp.array(0.0)), 50)
+      >>> int(final.step), float(final.student.params)
+      (50, 1.0)
+    """
+    checks.check_count("num_steps", num_steps, at_least=0)
+    log_every = max(1, num_steps // 100) if log_every is None else log_every
+    checks.check_count("log_every", log_every)
+    evaluate_steps = set(evaluate_at) | {num_steps} if evaluate_fn else set()
+    stops = set(range(log_every, num_steps, log_every)) | evaluate_steps | {num_steps}
+
+    run = init_fit(key, stream, state, num_replicas=num_replicas)
+    run = jax.tree.map(jnp.copy, run)  # The first chunk donates what it is given.
+    restored = checkpointer.restore(run) if checkpointer else None
+    run = run if restored is None else restored
+    chunk = _compile_chunk(make_step(stream, update), num_replicas, method)
+
+    step = _step_of(run)
+    if step == 0 and 0 in evaluate_steps and on_row:
+        on_row(0, evaluate_fn(run.student))
+    for stop in sorted(stop for stop in stops if step < stop <= num_steps):
+        run, row = _run_chunk(chunk, run, step, stop)
+        step = stop
+        if step in evaluate_steps:
+            row |= evaluate_fn(run.student)
+        if on_row:
+            on_row(step, row)
+        if checkpointer and (step == num_steps or checkpointer.is_due()):
+            checkpointer.save(step, run)
+    return run
+
+
+def log_spaced(num_steps: int, num_points: int, *, first: int = 1) -> list[int]:
+    """Step numbers evenly spaced on a log axis, from `first` to `num_steps`, both included.
+
+    Example:
+      >>> log_spaced(1000, 4)
+      [1, 10, 100, 1000]
+    """
+    checks.check_count("num_steps", num_steps)
+    checks.check_count("num_points", num_points)
+    points = np.geomspace(min(first, num_steps), num_steps, num_points)
+    return sorted({int(round(point)) for point in points} | {num_steps})
+
+
+def _compile_chunk(step_fn, num_replicas: int | None, method: str):
+    """`(state, num_steps) -> (state, sums of metrics, finite steps)`, compiled once.
+
+    The number of steps is an argument of the loop, so that any schedule of stops
+    runs one program.
+    """
+
+    def chunk(state: FitState, num_steps: Array) -> tuple[FitState, Metrics, Array]:
+        _, shapes = jax.eval_shape(step_fn, state)
+        sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+        def body(_, carry):
+            state, sums, num_finite = carry
+            state, metrics = step_fn(state)
+            sums = jax.tree.map(jnp.add, sums, metrics)
+            # A sum that stopped being finite stays so: this counts the steps before.
+            finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(sums)]
+            return state, sums, num_finite + jnp.all(jnp.array(finite)).astype(jnp.int32)
+
+        return jax.lax.fori_loop(0, num_steps, body, (state, sums, jnp.zeros((), jnp.int32)))
+
+    def chunks(state: FitState, num_steps: Array):
+        return over_replicas(lambda state: chunk(state, num_steps), method)(state)
+
+    return jax.jit(chunk if num_replicas is None else chunks, donate_argnums=0)
+
+
+def _run_chunk(chunk, run: FitState, step: int, stop: int) -> tuple[FitState, dict[str, Any]]:
+    run, sums, num_finite = chunk(run, jnp.array(stop - step, jnp.int32))
+    finite_steps = int(np.min(num_finite))
+    if finite_steps < stop - step:
+        raise NonFiniteLossError(step + finite_steps + 1)
+    return run, {name: np.asarray(total) / (stop - step) for name, total in sums.items()}
+
+
+def _step_of(run: FitState) -> int:
+    return int(np.max(run.step))

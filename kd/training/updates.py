@@ -1,0 +1,79 @@
+"""Updates: how a student moves, given one batch."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+
+from kd.batching import over_replicas
+from kd.types import Array, Batch, Metrics, PyTree, Update
+
+
+class GradientState(NamedTuple):
+    """A student trained by gradients.
+
+    Attributes:
+      params: the student's parameters.
+      optimizer: the optimiser's state.
+    """
+
+    params: PyTree
+    optimizer: optax.OptState
+
+
+def gradient(
+    objective: Callable[[PyTree, Batch], Array], optimizer: optax.GradientTransformation
+) -> Update:
+    """One optimiser step down the gradient of an objective.
+
+    Args:
+      objective: `(params, batch) -> loss`, a scalar to be minimised, usually the mean
+        over the batch of a loss from `kd.losses`.
+      optimizer: any optax transformation; its updates are added to the parameters.
+
+    Returns:
+      An update whose state is a `GradientState` and whose metrics are `{"loss"}`, at
+      the parameters before the step.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> update = gradient(lambda p, batch: jnp.mean((p - batch["x"]) ** 2), optax.sgd(0.5))
+      >>> state, metrics = update.apply(update.init(jnp.array(0.0)), {"x": jnp.ones(2)})
+      >>> float(state.params), float(metrics["loss"])
+      (1.0, 1.0)
+    """
+
+    def init(params: PyTree) -> GradientState:
+        return GradientState(params, optimizer.init(params))
+
+    def apply(state: GradientState, batch: Batch) -> tuple[GradientState, Metrics]:
+        loss, grads = jax.value_and_grad(objective)(state.params, batch)
+        steps, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, steps)
+        return GradientState(params, optimizer_state), {"loss": loss}
+
+    return Update(init, apply)
+
+
+def replicate(update: Update, *, method: str = "auto") -> Update:
+    """Several students moved by the same batches, for instance from several starts.
+
+    Worth it where a batch is dear, as when a large teacher has to label it. Students
+    with batches of their own are `fit(..., num_replicas=...)`.
+
+    Args:
+      update: of one student.
+      method: see `kd.batching.over_replicas`.
+
+    Returns:
+      An update whose parameters, state and metrics have a leading axis of replicas.
+
+    Raises:
+      ValueError: if `method` is another word.
+    """
+
+    def apply(state: PyTree, batch: Batch) -> tuple[PyTree, Metrics]:
+        return over_replicas(lambda state: update.apply(state, batch), method)(state)
+
+    return Update(jax.vmap(update.init), apply)

@@ -1,0 +1,85 @@
+"""kd.checks: what passes, what is refused, and what the message says."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd import checks
+
+
+def refused(kind, message, call, *args, **kwargs):
+    with pytest.raises(kind, match=re.escape(message)):
+        call(*args, **kwargs)
+
+
+def test_check_rank():
+    checks.check_rank("a", jnp.zeros((2, 3)), 2)
+    checks.check_rank("a", 1.0, 0)
+    refused(ValueError, "a must have rank 1, got shape (2, 3).", checks.check_rank, "a", jnp.zeros((2, 3)), 1)
+    refused(ValueError, "a must have rank 1, got shape ().", checks.check_rank, "a", 1.0, 1)
+
+
+def test_check_same_shape():
+    checks.check_same_shape("a", jnp.zeros((2, 3)), "b", np.ones((2, 3)))
+    for other in (jnp.zeros((3, 2)), jnp.zeros((1, 3)), jnp.zeros(3), 0.0):
+        message = f"a and b must have the same shape, got (2, 3) and {jnp.shape(other)}."
+        refused(ValueError, message, checks.check_same_shape, "a", jnp.zeros((2, 3)), "b", other)
+
+
+def test_check_floating():
+    for value in (jnp.zeros(2), jnp.zeros(2, jnp.bfloat16), 1.0, np.float32(1)):
+        checks.check_floating("a", value)
+    for value, dtype in [(jnp.arange(2), "int32"), (jnp.zeros(2, bool), "bool"), (1j, "complex64")]:
+        refused(TypeError, f"a must be floating, got {dtype}.", checks.check_floating, "a", value)
+
+
+def test_check_positive():
+    for value in (1, 0.5, np.float32(2), jnp.array(3.0)):
+        checks.check_positive("a", value)
+    for value in (0, 0.0, -1, float("nan"), float("inf"), jnp.array(-1.0)):
+        refused(ValueError, f"a must be finite and positive, got {value}.", checks.check_positive, "a", value)
+
+
+def test_check_positive_lets_traced_values_pass():
+    @jax.jit
+    def double(a):
+        checks.check_positive("a", a)
+        return 2 * a
+
+    assert double(-1.0) == -2.0
+
+
+def test_check_count():
+    for value in (1, np.int64(3)):
+        checks.check_count("a", value)
+    checks.check_count("a", 0, at_least=0)
+    checks.check_count("a", 4, at_most=4)
+    refused(ValueError, "a must be at least 1, got 0.", checks.check_count, "a", 0)
+    message = "a must be at least 1 and at most 4, got 5."
+    refused(ValueError, message, checks.check_count, "a", 5, at_most=4)
+    for value in (1.0, True, "1", None):
+        refused(TypeError, f"a must be an integer, got {value!r}.", checks.check_count, "a", value)
+
+
+def test_check_fraction():
+    for value in (1e-9, 0.5, 1, 1.0):
+        checks.check_fraction("a", value)
+    for value in (0, -0.1, 1.001, float("nan")):
+        refused(ValueError, f"a must be in (0, 1], got {value}.", checks.check_fraction, "a", value)
+
+
+def test_check_choice():
+    checks.check_choice("a", None, (None, "b"))
+    refused(ValueError, "a must be one of None, b; got 'c'.", checks.check_choice, "a", "c", (None, "b"))
+
+
+def test_check_same_length():
+    assert checks.check_same_length("a", {"x": jnp.zeros((3, 2)), "y": np.zeros(3)}) == 3
+    message = "a must hold arrays with one common length, got shapes [(2,), (3, 1)]."
+    refused(ValueError, message, checks.check_same_length, "a", [jnp.zeros((3, 1)), jnp.zeros(2)])
+    refused(ValueError, "got shapes [()]", checks.check_same_length, "a", [jnp.array(1.0)])
+    refused(ValueError, "got shapes [(), (2,)]", checks.check_same_length, "a", [jnp.array(1.0), jnp.zeros(2)])
+    refused(ValueError, "got shapes []", checks.check_same_length, "a", {})
