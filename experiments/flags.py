@@ -148,18 +148,24 @@ def _expected(field: dataclasses.Field) -> str:
 
 def help_text(name: str, description: str, settings_class: type) -> str:
     """The page `--help` prints: every flag with its value in each preset."""
-    lines = [textwrap.dedent(description).strip(), "", f"usage: python -m {name} [--flag=value ...]"]
-    lines += ["", f"{'setting':<18}{'quick':<18}{'paper':<18}"]
+    lines = [
+        textwrap.dedent(description).strip(),
+        "",
+        f"usage: python -m {name} [--flag=value ...]",
+    ]
+    lines += ["", f"{'setting':<24}{'quick':<20}paper"]
     for field in dataclasses.fields(settings_class):
         quick, paper = (_show(field.metadata[preset]) for preset in PRESETS)
-        lines.append(f"  --{field.name:<14} {quick:<17} {paper:<17}".rstrip())
-        help = field.metadata["help"]
+        lines.append(f"  --{field.name:<19} {quick:<19} {paper}")
+        meaning = field.metadata["help"]
         if field.metadata["choices"]:
-            help += f" ({_expected(field)})"
-        lines += textwrap.wrap(help, 74, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            meaning += f" ({_expected(field)})"
+        lines += textwrap.wrap(meaning, 78, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += ["", "option"]
     for option, help in OPTION_HELP.items():
-        lines += textwrap.wrap(f"--{option:<20} {help}", 78, initial_indent="  ", subsequent_indent=" " * 25)
+        lines += textwrap.wrap(
+            f"--{option:<20} {help}", 78, initial_indent="  ", subsequent_indent=" " * 25
+        )
     return "\n".join(lines)
 
 

@@ -39,9 +39,7 @@ class Row(NamedTuple):
 
 def row(name: str, estimate: Estimate, unit: str, *, scale: float = 1.0, paper=None) -> Row:
     """A row from an `Estimate`, scaled into its unit."""
-    return Row(
-        name, scale * estimate.value, scale * estimate.stderr, estimate.repeats, unit, paper
-    )
+    return Row(name, scale * estimate.value, scale * estimate.stderr, estimate.repeats, unit, paper)
 
 
 class Progress:

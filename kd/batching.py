@@ -13,7 +13,9 @@ from kd.types import Array, PyTree
 METHODS = ("auto", "loop", "vmap")
 
 
-def over_replicas(fn: Callable[[PyTree], PyTree], method: str = "auto") -> Callable[[PyTree], PyTree]:
+def over_replicas(
+    fn: Callable[[PyTree], PyTree], method: str = "auto"
+) -> Callable[[PyTree], PyTree]:
     """Runs `fn` for each entry of the leading axis of its argument.
 
     Args:

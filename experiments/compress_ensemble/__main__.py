@@ -1,9 +1,10 @@
 """Compresses an ensemble of neural networks into one small network.
 
-Papamakarios (2015), "Distilling Model Knowledge", chapter 2: an ensemble is trained on
-bootstrap resamples, and students a tenth of its width learn its values (ce, logits,
-soft_target) or its input derivatives (dse), on the data or on noise. Settings that take
-several values, separated by commas, are run in every combination.
+Papamakarios (2015), "Distilling Model Knowledge", chapter 2: an ensemble is
+trained on bootstrap resamples, and students a tenth of its width learn its values
+(ce, logits, soft_target) or its input derivatives (dse), on the data or on noise.
+Settings that take several values, separated by commas, are run in every
+combination.
 """
 
 from experiments import flags

@@ -151,7 +151,10 @@ def _derivatives(
             spine.set_visible(False)
     for axis, name in zip(axes[:, 0], ["input", *maps], strict=True):
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
-    figure.suptitle("derivative of the true class's log-probability by the input, each on its own scale", fontsize=9)
+    figure.suptitle(
+        "derivative of the true class's log-probability by the input, each on its own scale",
+        fontsize=9,
+    )
     figure.tight_layout()
     return figure
 

@@ -6,7 +6,7 @@ from experiments.flags import setting
 
 LOSSES = ("ce", "dse", "dse_projected", "ce+dse", "logits", "soft_target")
 GENERATORS = ("dataset", "noise")
-GRID_LOSSES, GRID_FRACTIONS = ("ce", "dse"), (0.1, 1.0)
+FRACTIONS = (1.0, 0.1)
 
 # What decides the ensemble, so that one run may borrow it from another.
 ENSEMBLE_SETTINGS = (
@@ -27,14 +27,14 @@ class Settings:
         "digits", "mnist", "digits, mnist, fashion_mnist, kmnist, or the path of an .npz"
     )
     loss: tuple[str, ...] = setting(
-        ("ce", "dse"), GRID_LOSSES, "what the student matches", choices=LOSSES
+        ("ce", "dse"), ("ce", "dse"), "what the student matches", choices=LOSSES
     )
     generator: tuple[str, ...] = setting(
-        ("dataset",), ("dataset",), "where the student's inputs come from", choices=GENERATORS
+        ("dataset",), GENERATORS, "where the student's inputs come from", choices=GENERATORS
     )
     train_fraction: tuple[float, ...] = setting(
         (0.1,),
-        (1.0,),
+        FRACTIONS,
         "part of the training set, from its beginning, that the students and the direct "
         "baseline may use; the ensemble always has all of it",
         above=0.0,
@@ -42,8 +42,9 @@ class Settings:
     )
     grid: bool = setting(
         False,
-        True,
-        "all of ce, dse x dataset, noise x 100 %, 10 %; overrides the three settings above",
+        False,
+        "every loss x every generator x 100 %, 10 %, with one ensemble; then the three "
+        "settings above do not count",
     )
     num_members: int = setting(10, 30, "networks in the ensemble", at_least=1)
     teacher_hidden: tuple[int, ...] = setting(
@@ -74,7 +75,7 @@ class Settings:
         """All (loss, generator, fraction) to run, in the order in which they are reported."""
         losses, generators, fractions = self.loss, self.generator, self.train_fraction
         if self.grid:
-            losses, generators, fractions = GRID_LOSSES, GENERATORS, GRID_FRACTIONS
+            losses, generators, fractions = LOSSES, GENERATORS, FRACTIONS
         return [
             (loss, generator, fraction)
             for generator in generators

@@ -47,9 +47,7 @@ def run(preset: str, settings: Settings, options: Options) -> None:
         for loss, generator, _ in settings.conditions()
     ):
         raise UserError("--label_weight needs labels, and --generator=noise has none: give 0.")
-    summary = execute(
-        EXPERIMENT, preset, settings, options, columns=COLUMNS, study_fn=compress
-    )
+    summary = execute(EXPERIMENT, preset, settings, options, columns=COLUMNS, study_fn=compress)
     tables.show(summary, settings, options.workdir)
 
 

@@ -46,9 +46,7 @@ def derivative_square_error(student_jacobian: Array, teacher_jacobian: Array) ->
     return jnp.sum(jnp.square(student_jacobian - teacher_jacobian)) / (2 * num_classes)
 
 
-def projected_square_error(
-    student_vjps: Array, teacher_vjps: Array, *, num_classes: int
-) -> Array:
+def projected_square_error(student_vjps: Array, teacher_vjps: Array, *, num_classes: int) -> Array:
     r"""Derivative square error estimated from projections of the two Jacobians.
 
     .. math::

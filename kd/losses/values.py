@@ -33,9 +33,7 @@ def cross_entropy(student_log_probs: Array, teacher_probs: Array) -> Array:
       Papamakarios (2015), "Distilling Model Knowledge", (2.5) and (2.17).
     """
     checks.check_rank("student_log_probs", student_log_probs, 1)
-    checks.check_same_shape(
-        "student_log_probs", student_log_probs, "teacher_probs", teacher_probs
-    )
+    checks.check_same_shape("student_log_probs", student_log_probs, "teacher_probs", teacher_probs)
     ignored = jnp.isneginf(student_log_probs) & (teacher_probs == 0)
     return -jnp.sum(teacher_probs * jnp.where(ignored, 0.0, student_log_probs))
 
@@ -129,9 +127,7 @@ def logit_square_error(student_logits: Array, teacher_logits: Array) -> Array:
       arXiv:1312.6184, (1): the sum over examples is left to the caller.
     """
     checks.check_rank("student_logits", student_logits, 1)
-    checks.check_same_shape(
-        "student_logits", student_logits, "teacher_logits", teacher_logits
-    )
+    checks.check_same_shape("student_logits", student_logits, "teacher_logits", teacher_logits)
     return square_error(student_logits, teacher_logits)
 
 
@@ -166,9 +162,7 @@ def soft_target(student_logits: Array, teacher_logits: Array, *, temperature: fl
       is constant in the student, is taken off, so that the minimum is 0.
     """
     checks.check_rank("student_logits", student_logits, 1)
-    checks.check_same_shape(
-        "student_logits", student_logits, "teacher_logits", teacher_logits
-    )
+    checks.check_same_shape("student_logits", student_logits, "teacher_logits", teacher_logits)
     checks.check_positive("temperature", temperature)
     student_log_probs = jax.nn.log_softmax(student_logits / temperature)
     teacher_log_probs = jax.nn.log_softmax(teacher_logits / temperature)

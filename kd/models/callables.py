@@ -29,7 +29,8 @@ def from_predict_proba(
     Raises:
       TypeError: when the returned function is differentiated: it has no input
         derivatives, so losses that match derivatives cannot use it.
-      ValueError: (from the call) when `predict_proba` returns another shape.
+      jax.errors.JaxRuntimeError: (from the call) when `predict_proba` raises or returns
+        another shape; the message holds the host's own.
 
     Example:
       >>> even = lambda x: np.full((len(x), 2), 0.5)

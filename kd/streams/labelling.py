@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from kd import checks
 from kd.batching import cond_any
 from kd.derivatives import value_and_input_jacobian
+from kd.hoisting import hoisted_jit
 from kd.types import Array, Batch, Key, LogProbFn, PyTree, Stream
 
 JACOBIAN, PROJECTED = "jacobian", "projected"
@@ -155,9 +156,9 @@ def label_dataset(
             answer_fn(block),
         )
 
-    fill = jax.jit(fill, donate_argnums=0)
     shapes = _label_shapes(data, teacher_fn, derivatives)
     labels = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    fill = hoisted_jit(fill, labels, data, 0, donate_argnums=(0,))
     for start in range(0, num_examples, block_size):
         # The last block reaches back so that every block has one size.
         labels = fill(labels, data, min(start, num_examples - block_size))

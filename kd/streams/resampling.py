@@ -113,9 +113,7 @@ def _epochs(data: Batch, batch_size: int, members_fn) -> Stream:
 
     def turn_over(state: EpochState) -> EpochState:
         epoch = state.epoch + 1
-        order = jnp.concatenate(
-            [state.order[num_examples:], permutation(state.key, epoch + 1)]
-        )
+        order = jnp.concatenate([state.order[num_examples:], permutation(state.key, epoch + 1)])
         return EpochState(state.key, epoch, state.position - num_examples, order)
 
     def next_(key: Key, state: EpochState) -> tuple[EpochState, Batch]:

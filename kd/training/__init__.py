@@ -2,6 +2,7 @@
 
 from kd.training.fit import FitState as FitState
 from kd.training.fit import NonFiniteLossError as NonFiniteLossError
+from kd.training.fit import compile_chunk as compile_chunk
 from kd.training.fit import fit as fit
 from kd.training.fit import init_fit as init_fit
 from kd.training.fit import log_spaced as log_spaced

@@ -77,8 +77,8 @@ class Checkpointer:
             return None
         finished = self._finished()
         whole = {path for f in finished for path in (f, f.with_suffix(".json"))}
-        for stray in set(self._directory.iterdir()) - whole:
-            self._remove(stray)  # What a killed save left behind.
+        for stray in set(self._directory.glob("step_*")) - whole:
+            _delete(stray)  # What a killed save left behind; others' files stay.
         for path in reversed(finished):
             if _is_whole(path):
                 return jax.block_until_ready(ocp.load(path, template))
@@ -91,10 +91,14 @@ class Checkpointer:
 
     def _remove(self, path: Path) -> None:
         path.with_suffix(".json").unlink(missing_ok=True)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _digests(directory: Path) -> dict[str, list]:

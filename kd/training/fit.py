@@ -13,6 +13,7 @@ import numpy as np
 
 from kd import checks
 from kd.batching import over_replicas
+from kd.hoisting import hoisted_jit
 from kd.types import Array, Key, Metrics, PyTree, Stream, Update
 
 
@@ -155,7 +156,7 @@ def fit(
     run = jax.tree.map(jnp.copy, run)  # The first chunk donates what it is given.
     restored = checkpointer.restore(run) if checkpointer else None
     run = run if restored is None else restored
-    chunk = _compile_chunk(make_step(stream, update), num_replicas, method)
+    chunk = compile_chunk(make_step(stream, update), run, num_replicas=num_replicas, method=method)
 
     step = _step_of(run)
     if step == 0 and 0 in evaluate_steps and on_row:
@@ -185,11 +186,22 @@ def log_spaced(num_steps: int, num_points: int, *, first: int = 1) -> list[int]:
     return sorted({int(round(point)) for point in points} | {num_steps})
 
 
-def _compile_chunk(step_fn, num_replicas: int | None, method: str):
-    """`(state, num_steps) -> (state, sums of metrics, finite steps)`, compiled once.
+def compile_chunk(
+    step_fn: Callable[[FitState], tuple[FitState, Metrics]],
+    example: FitState,
+    *,
+    num_replicas: int | None = None,
+    method: str = "auto",
+) -> Callable[[FitState, Array], tuple[FitState, Metrics, Array]]:
+    """Compiles `(state, num_steps) -> (state, sums of metrics, finite steps)`.
 
-    The number of steps is an argument of the loop, so that any schedule of stops
-    runs one program.
+    The number of steps, int32, is an argument of the loop, so that any schedule of
+    stops runs one program. The state is donated.
+
+    Args:
+      step_fn: from `make_step`.
+      example: a state like those it will be called with.
+      num_replicas, method: as for `fit`.
     """
 
     def chunk(state: FitState, num_steps: Array) -> tuple[FitState, Metrics, Array]:
@@ -209,7 +221,8 @@ def _compile_chunk(step_fn, num_replicas: int | None, method: str):
     def chunks(state: FitState, num_steps: Array):
         return over_replicas(lambda state: chunk(state, num_steps), method)(state)
 
-    return jax.jit(chunk if num_replicas is None else chunks, donate_argnums=0)
+    program = chunk if num_replicas is None else chunks
+    return hoisted_jit(program, example, jnp.zeros((), jnp.int32), donate_argnums=(0,))
 
 
 def _run_chunk(chunk, run: FitState, step: int, stop: int) -> tuple[FitState, dict[str, Any]]:

@@ -115,5 +115,5 @@ def test_data_sets_with_derivatives_are_refused():
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_another_shape_is_refused_with_both(wrap):
     teacher_fn = from_predict_proba(uniform, num_classes=3)
-    with pytest.raises(Exception, match=r"must return shape \(4, 3\), got \(4, 2\)"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"must return shape \(4, 3\), got \(4, 2\)"):
         jax.block_until_ready(wrap(jax.vmap(teacher_fn))(jnp.ones((4, 5))))

@@ -1,0 +1,95 @@
+"""kd.training.updates: gradients against NumPy's ADADELTA, and students side by side."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+
+from kd.training import gradient, replicate
+
+
+def objective(params, batch):
+    """Least squares, mean over the batch."""
+    errors = batch["x"] @ params["w"] + params["b"] - batch["y"]
+    return 0.5 * jnp.mean(errors**2)
+
+
+def make_batches(num_batches, seed=0):
+    rng = np.random.default_rng(seed)
+    return [{"x": rng.normal(size=(6, 3)), "y": rng.normal(size=6)} for _ in range(num_batches)]
+
+
+def make_params(seed=1):
+    rng = np.random.default_rng(seed)
+    return {"w": rng.normal(size=3), "b": rng.normal()}
+
+
+def test_adadelta_is_that_of_zeiler(x64):
+    """Six steps; `optax.adadelta(1.0)` has no step size of its own, as in the paper."""
+    params = make_params()
+    update = gradient(objective, optax.adadelta(1.0, rho=0.95, eps=1e-6))
+    state = update.init(jax.tree.map(jnp.array, params))
+    rules = {"w": oracles.Adadelta(3), "b": oracles.Adadelta(())}
+    for batch in make_batches(6):
+        errors = batch["x"] @ params["w"] + params["b"] - batch["y"]
+        grads = {"w": batch["x"].T @ errors / 6, "b": errors.mean()}
+        state, metrics = update.apply(state, jax.tree.map(jnp.array, batch))
+        # The loss is that at the parameters before the step.
+        np.testing.assert_allclose(metrics["loss"], 0.5 * np.mean(errors**2), rtol=1e-12)
+        params = {name: params[name] + rules[name].step(grads[name]) for name in params}
+        for name in params:
+            np.testing.assert_allclose(state.params[name], params[name], rtol=1e-10)
+    assert np.all(np.abs(params["w"] - make_params()["w"]) > 1e-3)
+
+
+def test_the_optimiser_sees_the_parameters(x64):
+    """Weight decay is a function of them: SGD with decay, by hand."""
+    params = make_params()
+    (batch,) = make_batches(1)
+    update = gradient(
+        objective, optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1))
+    )
+    state, _ = update.apply(update.init(jax.tree.map(jnp.array, params)), batch)
+    errors = batch["x"] @ params["w"] + params["b"] - batch["y"]
+    expected = params["w"] - 0.1 * (batch["x"].T @ errors / 6 + 0.5 * params["w"])
+    np.testing.assert_allclose(state.params["w"], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["auto", "loop", "vmap"])
+def test_replicas_are_separate_runs_on_the_same_batches(method):
+    update = gradient(objective, optax.adadelta(1.0, rho=0.95, eps=1e-6))
+    replicas = replicate(update, method=method)
+    starts = [
+        jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), make_params(seed))
+        for seed in range(3)
+    ]
+    batches = [
+        jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), batch) for batch in make_batches(3)
+    ]
+    state = replicas.init(jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts))
+    losses = []
+    apply = jax.jit(replicas.apply)
+    for batch in batches:
+        state, metrics = apply(state, batch)
+        losses.append(metrics["loss"])
+    apply = jax.jit(update.apply)
+    for i, params in enumerate(starts):
+        single = update.init(params)
+        for step, batch in enumerate(batches):
+            single, metrics = apply(single, batch)
+            np.testing.assert_allclose(losses[step][i], metrics["loss"], rtol=1e-5)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-7),  # noqa: B023
+            state,
+            single,
+        )
+    assert len(np.unique(losses[-1])) == 3
+
+
+def test_replicate_refuses_another_method():
+    update = replicate(gradient(objective, optax.sgd(0.1)), method="pmap")
+    params = jax.tree.map(lambda leaf: jnp.array(leaf)[None], make_params())
+    with pytest.raises(ValueError, match="method must be one of auto, loop, vmap; got 'pmap'"):
+        update.apply(update.init(params), make_batches(1)[0])
