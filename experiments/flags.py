@@ -248,9 +248,10 @@ def _quiet_logs() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
-    logging.getLogger("kd").addHandler(handler)
-    logging.getLogger("kd").setLevel(logging.WARNING)
-    logging.getLogger("kd").propagate = False
+    for name in ("kd", "experiments"):
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).propagate = False
 
 
 def default_workdir(name: str, preset: str, settings: Any) -> str:

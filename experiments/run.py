@@ -1,7 +1,6 @@
 """The run contract, once for every study: workdir, phases, errors, summary."""
 
 import dataclasses
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,6 +63,11 @@ class Run(NamedTuple):
           num_points: how many of them.
         """
         with Progress(phase, num_steps, self.log, self.writer) as progress:
+
+            def on_row(step: int, figures: dict[str, Any]) -> None:
+                progress(step, figures)
+                self.workdir.tick()
+
             final = training.fit(
                 key,
                 stream,
@@ -73,7 +77,7 @@ class Run(NamedTuple):
                 num_replicas=num_replicas,
                 evaluate_fn=evaluate_fn,
                 evaluate_at=training.log_spaced(num_steps, num_points, first=10),
-                on_row=progress,
+                on_row=on_row,
                 checkpointer=self.checkpointer(phase),
             )
         return final.student
@@ -124,10 +128,10 @@ def execute(
     summary = workdir.summary()
     if summary is not None:
         return summary
-    start = time.monotonic()
     log = MetricsLog(workdir.file("metrics.csv"), list(columns))
+    writer = _writer(options, workdir)
     try:
-        rows = study_fn(Run(settings, options, workdir, log, _writer(options, workdir)))
+        rows = study_fn(Run(settings, options, workdir, log, writer))
     except CacheTooLargeError as error:
         raise UserError(
             f"{error} Raise --cache_gb, or choose settings that need no such cache."
@@ -139,7 +143,10 @@ def execute(
         ) from error
     except (DataError, ExportError) as error:
         raise UserError(str(error)) from error
-    summary = report.summary(experiment, preset, time.monotonic() - start, rows)
+    finally:
+        if writer is not None:
+            writer.close()
+    summary = report.summary(experiment, preset, workdir.seconds(), rows)
     workdir.write_json("summary.json", summary)
     return summary
 

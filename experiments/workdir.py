@@ -5,9 +5,11 @@ import fcntl
 import importlib.metadata
 import io
 import json
+import logging
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import jax
 from experiments.flags import UserError
 from kd.files import write_atomically
 
+_LOG = logging.getLogger(__name__)
+TICK_SECONDS = 2.0
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -38,6 +42,9 @@ class Workdir:
         self.path = Path(path)
         self._lock = self._acquire()
         self._check_config(experiment, json.loads(json.dumps(settings)), preset)
+        self._seconds_before = self._read_seconds()
+        self._start = time.monotonic()
+        self._last_tick = self._start
 
     def file(self, *parts: str) -> Path:
         """A path below the directory, its parent created."""
@@ -49,6 +56,16 @@ class Workdir:
         """The summary of a finished run, or None."""
         path = self.path / "summary.json"
         return _read_json(path) if path.exists() else None
+
+    def seconds(self) -> float:
+        """Time spent on the run so far, in this process and those before it."""
+        return self._seconds_before + time.monotonic() - self._start
+
+    def tick(self) -> None:
+        """Keeps `seconds` for a process that goes on after a kill; cheap to call often."""
+        if time.monotonic() - self._last_tick > TICK_SECONDS:
+            self._last_tick = time.monotonic()
+            write_atomically(self.path / ".seconds", f"{self.seconds():.1f}".encode())
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Writes `name` atomically."""
@@ -70,6 +87,12 @@ class Workdir:
                 "another workdir."
             ) from error
         return lock
+
+    def _read_seconds(self) -> float:
+        try:
+            return max(0.0, float((self.path / ".seconds").read_text()))
+        except (OSError, ValueError):
+            return 0.0
 
     def _check_config(self, experiment: str, settings: dict[str, Any], preset: str) -> None:
         path = self.path / "config.json"
@@ -95,6 +118,17 @@ class Workdir:
             raise UserError(
                 f"--workdir {self.path} holds a run with other settings: {', '.join(differing)}; "
                 "give the same, or choose another workdir."
+            )
+        self._warn_of_changes(config)
+
+    def _warn_of_changes(self, config: dict[str, Any]) -> None:
+        now = _environment()
+        changed = [name for name in ("versions", "devices") if config.get(name) != now[name]]
+        if changed:
+            _LOG.warning(
+                "%s began with other %s: what is done from here on may differ in bits.",
+                self.path,
+                " and ".join(changed),
             )
 
 

@@ -1,6 +1,7 @@
 """What every test runs under: silent broadcasting and raw keys are errors, nothing is random."""
 
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -13,10 +14,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 
-settings.register_profile(
-    "kd", derandomize=True, deadline=None, max_examples=10, database=None
-)
+# Tests compile the same small programs again and again, in new closures each time: a
+# cache that lives as long as the session takes most of that time away.
+_CACHE = tempfile.TemporaryDirectory(prefix="kd-tests-")
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+settings.register_profile("kd", derandomize=True, deadline=None, max_examples=10, database=None)
 settings.load_profile("kd")
+
+
+def pytest_unconfigure():
+    """Deletes the cache of this session."""
+    _CACHE.cleanup()
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ NUM_TEACHER_POINTS, NUM_STUDENT_POINTS = 6, 40
 # Examples a question to the teacher on fresh inputs: enough to be bound by arithmetic
 # and not by reading its weights; Jacobians are C times as much work and memory.
 VALUES_BLOCK, JACOBIAN_BLOCK = 2000, 400
+PREDICT_BLOCK = 1000
 
 # ADADELTA with the two constants of Zeiler (2012) and no further rate.
 OPTIMIZER = optax.adadelta(1.0, rho=0.95, eps=1e-6)
@@ -69,7 +70,8 @@ def train_ensemble(run: Run, dataset: Dataset) -> Trained:
     model = models.MLP(settings.teacher_hidden, dataset.num_classes)
     stream = streams.bootstrap(_examples(dataset), settings.batch_size)
     num_steps = _num_steps(dataset, settings.batch_size, settings.teacher_epochs)
-    predict = jax.jit(partial(_predict, _ensemble_log_probs(model), dataset.test_x))
+    log_prob_fn = _ensemble_log_probs(model)
+    predict = _predictor(log_prob_fn, dataset.test_x)
     fit_key, init_key = jax.random.split(run.key("teacher"))
     update = training.gradient(label_objective(model.apply, dataset.num_classes).fn, OPTIMIZER)
     members = models.init_members(
@@ -93,7 +95,7 @@ def train_ensemble(run: Run, dataset: Dataset) -> Trained:
             ),
             num_points=NUM_TEACHER_POINTS,
         ).params
-    return Trained(_ensemble_log_probs(model), params, np.asarray(predict(params))[None])
+    return Trained(log_prob_fn, params, np.asarray(predict(params))[None])
 
 
 def train_direct(run: Run, dataset: Dataset, fraction: float) -> Trained:
@@ -206,8 +208,7 @@ def _train_students(
     """`num_repeats` students; on one stream where its batches are dear, else one each."""
     num_repeats = run.settings.num_repeats
     log_prob_fn = _log_probs(model)
-    predict_one = partial(_predict, log_prob_fn, dataset.test_x)
-    predict = jax.jit(over_replicas(predict_one))
+    predict = _predictor(log_prob_fn, dataset.test_x, of_replicas=True)
     fit_key, init_key = jax.random.split(run.key(phase))
     update = training.gradient(objective.fn, OPTIMIZER)
     starts = models.init_members(
@@ -257,9 +258,20 @@ def _ensemble_log_probs(model: models.MLP) -> Callable[[PyTree, Array], Array]:
     return lambda params, x: models.ensemble_log_probs(model.apply, params, x)
 
 
-def _predict(log_prob_fn: Callable[[PyTree, Array], Array], x: np.ndarray, params: PyTree) -> Array:
-    """Log-probabilities `[N, C]` of many inputs, in blocks."""
-    return jax.lax.map(lambda x: log_prob_fn(params, x), jnp.asarray(x), batch_size=1000)
+def _predictor(
+    log_prob_fn: Callable[[PyTree, Array], Array], x: np.ndarray, *, of_replicas: bool = False
+) -> Callable[[PyTree], Array]:
+    """From parameters to log-probabilities of all of `x`: `[N, C]`, or `[R, N, C]`."""
+
+    @jax.jit
+    def predict(params: PyTree, x: Array) -> Array:
+        def one(params: PyTree) -> Array:
+            return jax.lax.map(lambda x: log_prob_fn(params, x), x, batch_size=PREDICT_BLOCK)
+
+        return over_replicas(one)(params) if of_replicas else one(params)
+
+    x = jnp.asarray(x)
+    return lambda params: predict(params, x)
 
 
 def _examples(dataset: Dataset) -> Batch:

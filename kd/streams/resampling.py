@@ -126,5 +126,12 @@ def _epochs(data: Batch, batch_size: int, members_fn) -> Stream:
 
 
 def _take(data: Batch, index: Array) -> Batch:
-    # The index is in range by construction; "clip" spares the NaN fill of the default.
-    return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0, mode="clip"), data)
+    """Rows of every leaf: as flat rows, which XLA copies whole on a CPU."""
+
+    def rows(leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+        flat = leaf.reshape(leaf.shape[0], -1)
+        # The index is in range by construction; "clip" spares the NaN fill of the default.
+        return jnp.take(flat, index, axis=0, mode="clip").reshape(-1, *leaf.shape[1:])
+
+    return jax.tree.map(rows, data)

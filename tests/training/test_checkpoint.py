@@ -211,7 +211,7 @@ def test_another_template_is_refused(tmp_path):
     assert names(tmp_path) == ["step_000000001", "step_000000001.json"]
 
 
-def test_nothing_is_pickled(tmp_path):
+def test_a_checkpoint_holds_no_code(tmp_path):
     saved(tmp_path, 1)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 3

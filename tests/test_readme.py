@@ -1,0 +1,85 @@
+"""The README's examples are run as they stand there."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd import derivatives, losses, models
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def block(word: str) -> str:
+    (found,) = [text for text in BLOCKS if word in text]
+    return found
+
+
+def test_the_training_step_descends_and_is_a_screenful():
+    text = block("def step")
+    names = {}
+    exec(compile(text, "README.md", "exec"), names)
+    assert len([line for line in text.splitlines() if line.strip()]) <= 20
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {
+        "w1": 0.3 * jax.random.normal(keys[0], (5, 8)),
+        "w2": 0.3 * jax.random.normal(keys[1], (8, 3)),
+    }
+    teacher = jax.tree.map(lambda leaf: leaf + 0.5, params)
+    x = jax.random.normal(keys[2], (40, 5))
+    log_probs, jacobians = jax.vmap(
+        lambda x: derivatives.value_and_input_jacobian(lambda x: names["student"](teacher, x), x)
+    )(x)
+    batch = (x, log_probs, jacobians)
+
+    def total(params):
+        return jnp.mean(jax.vmap(names["loss"], (None, 0, 0, 0))(params, *batch))
+
+    before = total(params)
+    for _ in range(300):
+        params = names["step"](params, batch)
+    assert total(params) < 0.2 * before
+    assert total(teacher) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_step_is_the_plain_gradient_step():
+    names = {}
+    exec(compile(block("def step"), "README.md", "exec"), names)
+    params = {"w1": jnp.ones((2, 3)) * 0.1, "w2": jnp.eye(3) * 0.2}
+    x, log_probs = jnp.array([[0.3, -0.2]]), jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+    jacobian = jnp.ones((1, 3, 2)) * 0.1
+
+    def loss(params):
+        value, slope = derivatives.value_and_input_jacobian(
+            lambda x: names["student"](params, x), x[0]
+        )
+        return losses.kl_divergence(value, log_probs[0]) + 0.1 * losses.derivative_square_error(
+            slope, jacobian[0]
+        )
+
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+    moved = names["step"](params, (x, log_probs, jacobian))
+    for name in params:
+        np.testing.assert_allclose(moved[name], expected[name], rtol=1e-5)
+
+
+def test_the_forest_labels_a_data_set():
+    rng = np.random.default_rng(0)
+    names = {
+        "train_x": rng.normal(size=(60, 4)).astype(np.float32),
+        "train_y": np.arange(60) % 10,
+    }
+    exec(compile(block("RandomForest"), "README.md", "exec"), names)
+    probs = np.exp(names["labelled"]["teacher_log_probs"])
+    np.testing.assert_allclose(probs, names["forest"].predict_proba(names["train_x"]), atol=1e-6)
+
+
+def test_every_name_in_the_table_of_methods_exists():
+    table = (ROOT / "README.md").read_text().split("## What is where")[1]
+    for module, name in re.findall(r"`(losses|models|streams)\.(\w+)`", table):
+        assert hasattr(__import__(f"kd.{module}", fromlist=[name]), name)
+    assert hasattr(models, "ensemble_log_probs")
