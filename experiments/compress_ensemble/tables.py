@@ -201,10 +201,13 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             if part == fraction:
                 name = f"[{loss},{generator},{part:g}]" if len(conditions) > 1 else ""
                 lines.append(line(f"{loss}, {generator}, {100 * part:g} %", "student", name))
-    header = ("test set", "accuracy %", "gap", "log-prob, nats", "ECE %", "thesis")
+    header = ["test set", "accuracy %", "gap", "log-prob, nats", "ECE %", "thesis, %"]
+    if all(line[-1] == "–" for line in lines):
+        header, lines = header[:-1], [line[:-1] for line in lines]
     report.print_table(f"{settings.dataset}: teacher, students, gap", header, lines)
     _show_costs(by_name)
-    print(f"{summary['seconds']:.0f} s; everything is in {workdir}")
+    print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
+    print(workdir / "student")
 
 
 def _show_costs(by_name: dict[str, Any]) -> None:

@@ -261,7 +261,7 @@ def test_one_compilation_for_any_schedule():
 # Replicas.
 
 
-@pytest.mark.parametrize("method", ["loop", "vmap", "auto"])
+@pytest.mark.parametrize("method", ["loop", "vmap"])
 def test_replicas_are_independent_runs_with_keys_of_their_own(method):
     key, rows = jax.random.key(4), {}
     final = fit(
