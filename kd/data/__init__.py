@@ -1,6 +1,10 @@
 """Data sets: small arrays held in memory."""
 
-from kd.data.datasets import DataError as DataError
-from kd.data.datasets import Dataset as Dataset
-from kd.data.datasets import load as load
-from kd.data.datasets import take_first as take_first
+from kd.data.datasets import DataError, Dataset, load, take_first
+
+__all__ = [
+    "DataError",
+    "Dataset",
+    "load",
+    "take_first",
+]

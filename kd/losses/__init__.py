@@ -6,17 +6,27 @@ a teacher's values that came out of a `Stream` are data, and carry none.
 """
 
 from kd.losses.derivatives import (
-    derivative_square_error as derivative_square_error,
+    derivative_square_error,
+    projected_derivative_square_error,
+    projected_square_error,
 )
-from kd.losses.derivatives import (
-    projected_derivative_square_error as projected_derivative_square_error,
+from kd.losses.values import (
+    cross_entropy,
+    kl_divergence,
+    logit_square_error,
+    soft_target,
+    soft_target_with_label,
+    square_error,
 )
-from kd.losses.derivatives import (
-    projected_square_error as projected_square_error,
-)
-from kd.losses.values import cross_entropy as cross_entropy
-from kd.losses.values import kl_divergence as kl_divergence
-from kd.losses.values import logit_square_error as logit_square_error
-from kd.losses.values import soft_target as soft_target
-from kd.losses.values import soft_target_with_label as soft_target_with_label
-from kd.losses.values import square_error as square_error
+
+__all__ = [
+    "cross_entropy",
+    "derivative_square_error",
+    "kl_divergence",
+    "logit_square_error",
+    "projected_derivative_square_error",
+    "projected_square_error",
+    "soft_target",
+    "soft_target_with_label",
+    "square_error",
+]
