@@ -4,7 +4,9 @@ Nothing heavy is imported here, so that `--help` and a bad flag are answered at 
 """
 
 import dataclasses
+import hashlib
 import logging
+import math
 import sys
 import textwrap
 import typing
@@ -63,10 +65,15 @@ def setting(
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
+    is_set: bool = False,
 ) -> Any:
-    """A field of a settings dataclass: a value for each preset, its meaning, its range."""
+    """A field of a settings dataclass: a value for each preset, its meaning, its range.
+
+    Of several values that are choices, or where `is_set`, there is at least one and none twice.
+    """
     limits = {"choices": choices, "above": above, "at_least": at_least, "at_most": at_most}
-    metadata = {"quick": quick, "paper": paper, "help": help, **limits}
+    is_set = is_set or choices is not None
+    metadata = {"quick": quick, "paper": paper, "help": help, "is_set": is_set, **limits}
     return dataclasses.field(default=quick, metadata=metadata)
 
 
@@ -98,9 +105,10 @@ def _parse(field: dataclasses.Field, text: str) -> Any:
     if is_tuple and parts == [""]:
         parts = []
     values = tuple(_parse_one(field, kind, part) for part in parts)
-    if is_tuple and not values and field.metadata["choices"]:
-        raise UserError(f"--{field.name} must name at least one of {_expected(field)}.")
-    if len(set(values)) != len(values) and field.metadata["choices"]:
+    if is_tuple and not values and field.metadata["is_set"]:
+        raise UserError(f"--{field.name} must have at least one value: {_expected(field)}.")
+    # As they are shown, since that is how conditions are told apart.
+    if len(set(map(_show, values))) != len(values) and field.metadata["is_set"]:
         raise UserError(f"--{field.name} names a value twice: {text}.")
     return values if is_tuple else values[0]
 
@@ -120,7 +128,7 @@ def _parse_one(field: dataclasses.Field, kind: type, text: str) -> Any:
         or (limits["above"] is not None and not value > limits["above"])
         or (limits["at_least"] is not None and not value >= limits["at_least"])
         or (limits["at_most"] is not None and not value <= limits["at_most"])
-        or (kind is float and value in (float("inf"), float("-inf")))
+        or (kind is float and not math.isfinite(value))
     ):
         raise UserError(f"--{field.name} must be {_expected(field)}; got {text!r}.")
     return value
@@ -139,7 +147,7 @@ def _expected(field: dataclasses.Field) -> str:
         return " | ".join(limits["choices"])
     names = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
     bounds = [
-        f"{word} {limits[key]:g}"
+        f"{word} {limits[key]}"
         for key, word in (("above", ">"), ("at_least", ">="), ("at_most", "<="))
         if limits[key] is not None
     ]
@@ -148,11 +156,9 @@ def _expected(field: dataclasses.Field) -> str:
 
 def help_text(name: str, description: str, settings_class: type) -> str:
     """The page `--help` prints: every flag with its value in each preset."""
-    lines = [
-        textwrap.dedent(description).strip(),
-        "",
-        f"usage: python -m {name} [--flag=value ...]",
-    ]
+    paragraphs = textwrap.dedent(description).strip().split("\n\n")
+    lines = ["\n\n".join(textwrap.fill(paragraph, 78) for paragraph in paragraphs)]
+    lines += ["", f"usage: python -m {name} [--flag=value ...]"]
     lines += ["", f"{'setting':<24}{'quick':<20}paper"]
     for field in dataclasses.fields(settings_class):
         quick, paper = (_show(field.metadata[preset]) for preset in PRESETS)
@@ -221,9 +227,12 @@ def _run(name: str, settings_class: type, run_fn) -> None:
     values = absl_flags.FLAGS
     names = [field.name for field in dataclasses.fields(settings_class)]
     given = {field: str(values[field].value) for field in names if values[field].value is not None}
-    preset = values.preset or "quick"
+    preset = "quick" if values.preset is None else values.preset
     _quiet_logs()
     try:
+        for option in ("cache_gb", "checkpoint_seconds"):
+            if not math.isfinite(values[option].value):
+                raise UserError(f"--{option} must be finite; got {values[option].value}.")
         settings = resolve(settings_class, preset, given)
         options = Options(
             Path(values.workdir or default_workdir(name, preset, settings)),
@@ -255,13 +264,19 @@ def _quiet_logs() -> None:
 
 
 def default_workdir(name: str, preset: str, settings: Any) -> str:
-    """`runs/<study>/<preset>`, with the settings that differ from the preset's in the name."""
-    changed = [
-        f"{field.name}={_show(getattr(settings, field.name))}"
+    """`runs/<study>/<preset>`, with the settings that differ from the preset's in the name.
+
+    A name that does not hold them in full (a path, a long list) ends in a digest of them.
+    """
+    changed = {
+        field.name: getattr(settings, field.name)
         for field in dataclasses.fields(settings)
         if getattr(settings, field.name) != field.metadata[preset]
-    ]
-    leaf = "+".join([preset, *changed]).replace("/", "_")[:200]
+    }
+    whole = "+".join([preset, *(f"{name}={_show(value)}" for name, value in changed.items())])
+    leaf = "".join(c if c.isascii() and c.isprintable() and c != "/" else "_" for c in whole)[:180]
+    if leaf != whole:
+        leaf += "-" + hashlib.sha256(repr(changed).encode()).hexdigest()[:12]
     return str(Path("runs") / name.rsplit(".", 1)[-1] / leaf)
 
 

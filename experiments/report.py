@@ -98,7 +98,10 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
     """Prints a table that fits 80 columns; the first column is text, the others numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", width=None)
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=index > 0)
+        if index == 0:
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
     for line in lines:
         table.add_row(*line)
     Console(width=WIDTH).print(table)

@@ -41,7 +41,11 @@ class Workdir:
     def __init__(self, path: Path, *, experiment: str, preset: str, settings: dict[str, Any]):
         self.path = Path(path)
         self._lock = self._acquire()
-        self._check_config(experiment, json.loads(json.dumps(settings)), preset)
+        try:
+            self._check_config(experiment, json.loads(json.dumps(settings)), preset)
+        except BaseException:
+            self._lock.close()
+            raise
         self._seconds_before = self._read_seconds()
         self._start = time.monotonic()
         self._last_tick = self._start
@@ -82,6 +86,7 @@ class Workdir:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            lock.close()
             raise UserError(
                 f"another process is running in --workdir {self.path}; wait for it, or choose "
                 "another workdir."
@@ -135,9 +140,9 @@ class Workdir:
 class MetricsLog:
     """`metrics.csv`: one row a logged step of a phase, with true step numbers.
 
-    Rows are flushed as they come. When a phase is gone on with after a kill, its rows
-    from the first new step on are dropped before that row is written, so that the file
-    is the one an uninterrupted run writes.
+    Rows are flushed as they come, and those of a phase stand together. When a phase is
+    gone on with after a kill, its rows from the first new step on are dropped before
+    that row is written, so that the file is the one an uninterrupted run writes.
 
     Args:
       path: of the CSV; what is there is kept, a torn last line excepted.
@@ -155,8 +160,7 @@ class MetricsLog:
         """The rows of a phase, in order; empty figures are left out."""
         return [
             {name: float(value) for name, value in row.items() if name != "phase" and value != ""}
-            for row in self._rows
-            if row["phase"] == phase
+            for row in self._rows.get(phase, [])
         ]
 
     def write(self, phase: str, step: int, figures: dict[str, float]) -> None:
@@ -168,33 +172,40 @@ class MetricsLog:
         unknown = figures.keys() - set(self._columns)
         if unknown:
             raise ValueError(f"no column for {sorted(unknown)}.")
+        rows = self._rows.setdefault(phase, [])
+        num_before = len(rows)
         if phase not in self._started:
             self._started.add(phase)
-            kept = [r for r in self._rows if r["phase"] != phase or int(r["step"]) < step]
-            if len(kept) < len(self._rows):
-                self._rows = kept
-                self._rewrite()
+            rows[:] = [row for row in rows if int(row["step"]) < step]
+        is_at_end = len(rows) == num_before and phase == next(reversed(self._rows))
         row = {name: "" for name in self._columns} | {"phase": phase, "step": str(step)}
         row |= {name: repr(float(value)) for name, value in figures.items()}
-        self._rows.append(row)
+        rows.append(row)
+        if not is_at_end:
+            self._rewrite()
+            return
         with open(self._path, "a", newline="") as file:
             csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
 
-    def _read(self) -> list[dict[str, str]]:
+    def _read(self) -> dict[str, list[dict[str, str]]]:
+        """The rows of each phase, in the order in which the phases began."""
         if not self._path.exists():
-            return []
+            return {}
         text = self._path.read_text(errors="replace")
         whole = text[: text.rfind("\n") + 1]
         reader = csv.DictReader(io.StringIO(whole))
         if reader.fieldnames != self._columns:
-            return []
-        return [row for row in reader if _is_whole(row)]
+            return {}
+        rows = {}
+        for row in filter(_is_whole, reader):
+            rows.setdefault(row["phase"], []).append(row)
+        return rows
 
     def _rewrite(self) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, self._columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self._rows)
+        writer.writerows(row for rows in self._rows.values() for row in rows)
         write_atomically(self._path, text.getvalue().encode())
 
 

@@ -75,12 +75,18 @@ def tanh_network(params: dict, x: np.ndarray) -> np.ndarray:
     x = np.ravel(np.asarray(x, np.float64))
     hidden = [
         math.tanh(sum(w * v for w, v in zip(column, x, strict=True)) + b)
-        for column, b in zip(np.asarray(params["w1"], np.float64).T, np.asarray(params["b1"]), strict=True)
+        for column, b in zip(
+            np.asarray(params["w1"], np.float64).T, np.asarray(params["b1"]), strict=True
+        )
     ]
-    return np.array([
-        sum(w * h for w, h in zip(column, hidden, strict=True)) + b
-        for column, b in zip(np.asarray(params["w2"], np.float64).T, np.asarray(params["b2"]), strict=True)
-    ])
+    return np.array(
+        [
+            sum(w * h for w, h in zip(column, hidden, strict=True)) + b
+            for column, b in zip(
+                np.asarray(params["w2"], np.float64).T, np.asarray(params["b2"]), strict=True
+            )
+        ]
+    )
 
 
 def tanh_params(seed: int, sizes: tuple[int, int, int], *, scale: float = 1.0) -> dict:

@@ -91,9 +91,7 @@ def test_keys_and_nested_batches():
     run = jax.vmap(jax.vmap(lambda needed, key: cond_any(needed, refill, {"key": key})["key"]))
     got = jax.random.key_data(run(needed, keys))
     folded = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, 1)))(keys)
-    expected = np.where(
-        needed[..., None], jax.random.key_data(folded), jax.random.key_data(keys)
-    )
+    expected = np.where(needed[..., None], jax.random.key_data(folded), jax.random.key_data(keys))
     np.testing.assert_array_equal(got, expected)
 
 
@@ -106,9 +104,7 @@ def test_inside_a_scan():
 
     run = jax.jit(jax.vmap(lambda start: jax.lax.scan(step, start, length=6)[1]))
     got = run(jnp.array([0, 1, 2]))
-    np.testing.assert_array_equal(
-        got, [[0, 1, 2, 0, 1, 2], [1, 2, 0, 1, 2, 0], [2, 0, 1, 2, 0, 1]]
-    )
+    np.testing.assert_array_equal(got, [[0, 1, 2, 0, 1, 2], [1, 2, 0, 1, 2, 0], [2, 0, 1, 2, 0, 1]])
 
 
 @pytest.mark.parametrize("method", ["auto", "loop", "vmap"])

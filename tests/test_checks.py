@@ -18,7 +18,14 @@ def refused(kind, message, call, *args, **kwargs):
 def test_check_rank():
     checks.check_rank("a", jnp.zeros((2, 3)), 2)
     checks.check_rank("a", 1.0, 0)
-    refused(ValueError, "a must have rank 1, got shape (2, 3).", checks.check_rank, "a", jnp.zeros((2, 3)), 1)
+    refused(
+        ValueError,
+        "a must have rank 1, got shape (2, 3).",
+        checks.check_rank,
+        "a",
+        jnp.zeros((2, 3)),
+        1,
+    )
     refused(ValueError, "a must have rank 1, got shape ().", checks.check_rank, "a", 1.0, 1)
 
 
@@ -40,7 +47,13 @@ def test_check_positive():
     for value in (1, 0.5, np.float32(2), jnp.array(3.0)):
         checks.check_positive("a", value)
     for value in (0, 0.0, -1, float("nan"), float("inf"), jnp.array(-1.0)):
-        refused(ValueError, f"a must be finite and positive, got {value}.", checks.check_positive, "a", value)
+        refused(
+            ValueError,
+            f"a must be finite and positive, got {value}.",
+            checks.check_positive,
+            "a",
+            value,
+        )
 
 
 def test_check_positive_lets_traced_values_pass():
@@ -73,7 +86,9 @@ def test_check_fraction():
 
 def test_check_choice():
     checks.check_choice("a", None, (None, "b"))
-    refused(ValueError, "a must be one of None, b; got 'c'.", checks.check_choice, "a", "c", (None, "b"))
+    refused(
+        ValueError, "a must be one of None, b; got 'c'.", checks.check_choice, "a", "c", (None, "b")
+    )
 
 
 def test_check_same_length():
@@ -81,5 +96,11 @@ def test_check_same_length():
     message = "a must hold arrays with one common length, got shapes [(2,), (3, 1)]."
     refused(ValueError, message, checks.check_same_length, "a", [jnp.zeros((3, 1)), jnp.zeros(2)])
     refused(ValueError, "got shapes [()]", checks.check_same_length, "a", [jnp.array(1.0)])
-    refused(ValueError, "got shapes [(), (2,)]", checks.check_same_length, "a", [jnp.array(1.0), jnp.zeros(2)])
+    refused(
+        ValueError,
+        "got shapes [(), (2,)]",
+        checks.check_same_length,
+        "a",
+        [jnp.array(1.0), jnp.zeros(2)],
+    )
     refused(ValueError, "got shapes []", checks.check_same_length, "a", {})

@@ -14,7 +14,16 @@ LAYERS = [
     "types", "checks", "files", "random", "derivatives", "batching", "hoisting", "losses", "models",
     "samplers", "inference", "streams", "training", "data", "metrics", "export",
 ]  # fmt: skip
-HEAVY = ("absl", "matplotlib", "orbax", "tensorflow_datasets", "tensorflow", "sklearn", "tqdm", "rich")
+HEAVY = (
+    "absl",
+    "matplotlib",
+    "orbax",
+    "tensorflow_datasets",
+    "tensorflow",
+    "sklearn",
+    "tqdm",
+    "rich",
+)
 
 
 def imported_by(path):

@@ -37,8 +37,9 @@ class Settings:
         FRACTIONS,
         "part of the training set, from its beginning, that the students and the direct "
         "baseline may use; the ensemble always has all of it",
-        above=0.0,
-        at_most=1.0,
+        above=0,
+        at_most=1,
+        is_set=True,
     )
     grid: bool = setting(
         False,

@@ -55,8 +55,10 @@ def run(preset: str, settings: Settings, options: Options) -> None:
 def compress(run: Run) -> list[Row]:
     """Ensemble, baselines, students; then figures, exports and rows."""
     dataset = data.load(run.settings.dataset, data_dir=run.options.data_dir)
-    teacher = train_ensemble(run, dataset)
     fractions = dict.fromkeys(fraction for _, _, fraction in run.settings.conditions())
+    for fraction in fractions:  # Refused now, and not after the ensemble has been trained.
+        _num_steps(data.take_first(dataset, fraction), run.settings.batch_size, 1)
+    teacher = train_ensemble(run, dataset)
     direct = {fraction: train_direct(run, dataset, fraction) for fraction in fractions}
     students = distil_all(run, dataset, teacher)
     figures.draw(run, dataset, teacher, direct, students)
@@ -240,7 +242,7 @@ def _borrowed(run: Run, template: training.FitState, num_steps: int) -> training
         raise UserError(
             f"--teacher_from {source} has another ensemble: {', '.join(differing)} differ."
         )
-    state = Checkpointer(checkpoint_dir(source, "teacher")).restore(template)
+    state = Checkpointer(checkpoint_dir(source, "teacher")).restore(template, tidy=False)
     if state is None or int(np.max(state.step)) != num_steps:
         raise UserError(f"--teacher_from {source} has not finished its ensemble.")
     return state

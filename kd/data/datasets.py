@@ -69,12 +69,16 @@ def take_first(dataset: Dataset, fraction: float) -> Dataset:
     """The data set with only the first `fraction` of its training examples, rounded down.
 
     Raises:
-      ValueError: if `fraction` is outside (0, 1] or leaves no example.
+      ValueError: if `fraction` is outside (0, 1].
+      DataError: if it leaves no example.
     """
     checks.check_fraction("fraction", fraction)
     num_examples = int(len(dataset.train_x) * fraction + 1e-9)
     if num_examples < 1:
-        raise ValueError(f"fraction {fraction} of {len(dataset.train_x)} leaves no example.")
+        raise DataError(
+            f"a fraction of {fraction:g} of {len(dataset.train_x)} training examples leaves none; "
+            "raise it."
+        )
     return dataset._replace(
         train_x=dataset.train_x[:num_examples], train_y=dataset.train_y[:num_examples]
     )
@@ -88,8 +92,9 @@ def validate(dataset: Dataset, *, source: str) -> Dataset:
     """
     for split in ("train", "test"):
         x, y = getattr(dataset, f"{split}_x"), getattr(dataset, f"{split}_y")
-        if x.ndim < 2 or len(x) == 0:
-            raise DataError(f"{source}: {split}_x must be [N, ...] with N >= 1, got {x.shape}.")
+        # A standard error needs two test examples.
+        if x.ndim < 2 or len(x) < 2 or x.size == 0:
+            raise DataError(f"{source}: {split}_x must be [N, ...] with N >= 2, got {x.shape}.")
         if y.shape != x.shape[:1]:
             raise DataError(
                 f"{source}: {split}_y must have shape {x.shape[:1]} to go with {split}_x, "
@@ -162,6 +167,44 @@ def _read_split(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _load_npz(path: Path) -> Dataset:
+    arrays = _read_npz(path)
+    for split in ("train", "test"):
+        x, y = arrays[f"{split}_x"], arrays[f"{split}_y"]
+        if x.dtype != np.uint8 and x.dtype.kind != "f":
+            raise DataError(
+                f"{path}: {split}_x must be uint8 (0 to 255) or floating, got {x.dtype}."
+            )
+        if y.dtype.kind not in "iu":
+            raise DataError(f"{path}: {split}_y must hold integers, got {y.dtype}.")
+    if (arrays["train_x"].dtype == np.uint8) != (arrays["test_x"].dtype == np.uint8):
+        raise DataError(f"{path}: train_x and test_x must both be uint8, or both floating.")
+    labels = arrays["train_y"]
+    num_classes = max(1, int(labels.max(initial=0)) + 1)
+    if num_classes > max(1, labels.size):
+        raise DataError(
+            f"{path}: train_y goes up to {num_classes - 1} in {labels.size} examples; number the "
+            "classes from 0."
+        )
+    dataset = Dataset(
+        _pixels(arrays["train_x"]),
+        arrays["train_y"],
+        _pixels(arrays["test_x"]),
+        arrays["test_y"],
+        num_classes,
+    )
+    # Checked before they become int32: a large label must not wrap into the range.
+    dataset = validate(dataset, source=str(path))
+    return dataset._replace(
+        train_y=dataset.train_y.astype(np.int32), test_y=dataset.test_y.astype(np.int32)
+    )
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        raise DataError(f"{path}: no such file.")
+    if not zipfile.is_zipfile(path):  # NumPy would advise to unpickle it.
+        raise DataError(f"{path} is not a whole .npz; write it with numpy.savez.")
+    where = str(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in NPZ_KEYS if key not in file]
@@ -169,34 +212,26 @@ def _load_npz(path: Path) -> Dataset:
                 raise DataError(
                     f"{path}: expected arrays {', '.join(NPZ_KEYS)}; {', '.join(missing)} missing."
                 )
-            arrays = {key: file[key] for key in NPZ_KEYS}
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file.") from error
+            arrays = {}
+            for key in NPZ_KEYS:
+                where = f"{key} of {path}"
+                arrays[key] = file[key]
+                if not isinstance(arrays[key], np.ndarray):  # NumPy gives other bytes as they are.
+                    raise ValueError("it is no array")
+            return arrays
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a readable .npz: {_one_line(error)}.") from error
-    for key in NPZ_KEYS:
-        kinds = "iu" if key.endswith("y") else "iuf"
-        if arrays[key].dtype.kind not in kinds:
-            raise DataError(f"{path}: {key} has dtype {arrays[key].dtype}, which is not numeric.")
-    for key in ("train_y", "test_y"):
-        if arrays[key].ndim != 1 or arrays[key].size == 0:
-            raise DataError(f"{path}: {key} must be [N] with N >= 1, got {arrays[key].shape}.")
-    num_classes = int(arrays["train_y"].max()) + 1
-    dataset = Dataset(
-        _pixels(arrays["train_x"]),
-        arrays["train_y"].astype(np.int32),
-        _pixels(arrays["test_x"]),
-        arrays["test_y"].astype(np.int32),
-        num_classes,
-    )
-    return validate(dataset, source=str(path))
+    except Exception as error:  # NumPy, zipfile and zlib raise many kinds for a damaged file.
+        raise DataError(
+            f"{where} could not be read: {_one_line(error)}; write it again with numpy.savez, from "
+            "plain arrays (objects are never unpickled)."
+        ) from error
 
 
 def _pixels(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.float32) / (255.0 if x.dtype == np.uint8 else 1.0)
+    with np.errstate(over="ignore"):  # What float32 cannot hold is found as infinite.
+        return x.astype(np.float32) / (255.0 if x.dtype == np.uint8 else 1.0)
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

@@ -133,9 +133,10 @@ def label_dataset(
 
     Raises:
       CacheTooLargeError: before anything is computed, with both numbers.
-      ValueError: if `derivatives` is another word.
+      ValueError: if `derivatives` is another word or `block_size` < 1.
       TypeError: if the teacher is not differentiable and derivatives are asked for.
     """
+    checks.check_count("block_size", block_size)
     needed = cache_bytes(data, teacher_fn, derivatives=derivatives)
     if max_bytes is not None and needed > max_bytes:
         raise CacheTooLargeError(
@@ -178,7 +179,7 @@ def _labeller(teacher_fn: LogProbFn, derivatives: str | None) -> Callable[[Batch
             labels = {"teacher_log_probs": log_probs, "teacher_jacobian": jacobian}
         elif derivatives == PROJECTED:
             log_probs, pullback = jax.vjp(teacher_fn, x)
-            (vjps,) = jax.vmap(pullback)(example["signs"])
+            (vjps,) = jax.vmap(pullback)(example["signs"].astype(log_probs.dtype))
             labels = {"teacher_log_probs": log_probs, "teacher_vjps": vjps}
         else:
             labels = {"teacher_log_probs": teacher_fn(x)}

@@ -67,23 +67,26 @@ class Checkpointer:
             self._remove(old)
         self._last = time.monotonic()
 
-    def restore(self, template: PyTree) -> PyTree | None:
+    def restore(self, template: PyTree, *, tidy: bool = True) -> PyTree | None:
         """The newest whole checkpoint in the form of `template`, or None if there is none.
 
         Args:
           template: a pytree of arrays with the structure, shapes and dtypes to expect.
+          tidy: whether to remove checkpoints that are damaged or were never finished;
+            false to look into a directory in which another process may be saving.
         """
         if not self._directory.exists():
             return None
         finished = self._finished()
         whole = {path for f in finished for path in (f, f.with_suffix(".json"))}
-        for stray in set(self._directory.glob("step_*")) - whole:
+        for stray in set(self._directory.glob("step_*")) - whole if tidy else ():
             _delete(stray)  # What a killed save left behind; others' files stay.
         for path in reversed(finished):
             if _is_whole(path):
                 return jax.block_until_ready(ocp.load(path, template))
             _LOG.warning("checkpoint %s is damaged; falling back to the one before it.", path.name)
-            self._remove(path)
+            if tidy:
+                self._remove(path)
         return None
 
     def _finished(self) -> list[Path]:

@@ -182,6 +182,7 @@ def log_spaced(num_steps: int, num_points: int, *, first: int = 1) -> list[int]:
     """
     checks.check_count("num_steps", num_steps)
     checks.check_count("num_points", num_points)
+    checks.check_count("first", first)
     points = np.geomspace(min(first, num_steps), num_steps, num_points)
     return sorted({int(round(point)) for point in points} | {num_steps})
 

@@ -1,4 +1,4 @@
-"""kd.models.from_predict_proba with a random forest: values under every transformation, refusals."""
+"""kd.models.from_predict_proba with a random forest: its values, and what it refuses."""
 
 import jax
 import jax.numpy as jnp
@@ -98,9 +98,7 @@ def test_it_refuses_to_be_differentiated(differentiate):
 @pytest.mark.parametrize("derivatives", ["jacobian", "projected"])
 def test_labels_with_derivatives_are_refused(derivatives):
     teacher_fn = from_predict_proba(uniform, num_classes=2)
-    inner = streams.with_signs(
-        streams.gaussian_noise((3,), 4), num_projections=1, num_classes=2
-    )
+    inner = streams.with_signs(streams.gaussian_noise((3,), 4), num_projections=1, num_classes=2)
     stream = streams.label(inner, teacher_fn, derivatives=derivatives)
     with pytest.raises(TypeError, match="has no input derivatives"):
         stream.init(jax.random.key(0))
@@ -115,5 +113,7 @@ def test_data_sets_with_derivatives_are_refused():
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_another_shape_is_refused_with_both(wrap):
     teacher_fn = from_predict_proba(uniform, num_classes=3)
-    with pytest.raises(jax.errors.JaxRuntimeError, match=r"must return shape \(4, 3\), got \(4, 2\)"):
+    with pytest.raises(
+        jax.errors.JaxRuntimeError, match=r"must return shape \(4, 3\), got \(4, 2\)"
+    ):
         jax.block_until_ready(wrap(jax.vmap(teacher_fn))(jnp.ones((4, 5))))

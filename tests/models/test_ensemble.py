@@ -106,7 +106,7 @@ def test_jit_eager_vmap_and_loop_agree():
 
 def test_init_members_are_the_inits_of_the_split_keys():
     model = MLP(hidden_sizes=(5,), num_outputs=3)
-    init_fn = lambda key: model.init(key, jnp.zeros(4))
+    init_fn = jax.jit(lambda key: model.init(key, jnp.zeros(4)))
     key = jax.random.key(0)
     members = init_members(init_fn, key, 3)
     for i, member_key in enumerate(jax.random.split(key, 3)):

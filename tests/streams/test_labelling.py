@@ -1,4 +1,4 @@
-"""kd.streams.label and label_dataset: the direct computation, and how often the teacher is asked."""
+"""kd.streams.label and label_dataset: direct labels, and how often the teacher is asked."""
 
 import re
 
@@ -70,9 +70,9 @@ def test_labels_are_the_direct_computation_on_the_same_inputs(num_batches, deriv
         inner = streams.with_signs(inner, num_projections=2, num_classes=3)
     stream = streams.label(inner, teacher_fn, derivatives=derivatives, num_batches=num_batches)
     batches = collect(stream, 7)
-    added = {
-        None: set(), "jacobian": {"teacher_jacobian"}, "projected": {"signs", "teacher_vjps"}
-    }[derivatives]
+    added = {None: set(), "jacobian": {"teacher_jacobian"}, "projected": {"signs", "teacher_vjps"}}[
+        derivatives
+    ]
     for batch, expected in zip(batches, plain, strict=True):
         assert set(batch) == {"x", "y", "teacher_log_probs"} | added
         for name in ("x", "y"):
@@ -168,6 +168,17 @@ def test_no_gradient_flows_into_the_teacher(derivatives):
         np.testing.assert_array_equal(tangent, np.zeros_like(label))
 
 
+def test_projections_in_double_precision(x64):
+    """Signs are float32; a teacher's cotangents must have the dtype of its values."""
+    data = {"x": jnp.array(np.random.default_rng(1).normal(size=(6, 4)))}
+    inner = streams.with_signs(streams.resample(data, 4), num_projections=2, num_classes=3)
+    (batch,) = collect(streams.label(inner, teacher_fn, derivatives="projected"), 1)
+    log_probs, jacobians = direct_labels(batch["x"])
+    np.testing.assert_allclose(batch["teacher_log_probs"], log_probs, rtol=1e-12)
+    vjps = np.einsum("bpc,bcd->bpd", batch["signs"], jacobians)
+    np.testing.assert_allclose(batch["teacher_vjps"], vjps, rtol=1e-6, atol=1e-9)
+
+
 def test_label_raises():
     inner = streams.resample(DATA, 4)
     message = "derivatives must be one of None, jacobian, projected; got 'hessian'"
@@ -231,5 +242,8 @@ def test_label_dataset_raises():
             streams.label_dataset(DATA, teacher_fn, derivatives=derivatives)
         with pytest.raises(ValueError, match=message):
             streams.cache_bytes(DATA, teacher_fn, derivatives=derivatives)
+    for block_size in (0, -5):
+        with pytest.raises(ValueError, match=f"block_size must be at least 1, got {block_size}"):
+            streams.label_dataset(DATA, teacher_fn, block_size=block_size)
     with pytest.raises(ValueError, match="data must hold arrays with one common length"):
         streams.label_dataset({**DATA, "y": jnp.arange(3)}, teacher_fn)

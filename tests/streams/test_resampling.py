@@ -100,7 +100,10 @@ def test_resuming_in_the_middle_from_numpy(make):
 
 @pytest.mark.parametrize("replace", [True, False])
 def test_the_leaves_of_an_example_stay_together(replace):
-    data = {"x": jnp.arange(6.0).reshape(6, 1, 1) * jnp.ones((1, 2, 3)), "y": {"label": jnp.arange(6)}}
+    data = {
+        "x": jnp.arange(6.0).reshape(6, 1, 1) * jnp.ones((1, 2, 3)),
+        "y": {"label": jnp.arange(6)},
+    }
     stream = streams.resample(data, 4, replace=replace)
     state, next_ = jax.jit(stream.init)(jax.random.key(0)), jax.jit(stream.next)
     for step in range(4):

@@ -52,9 +52,7 @@ def check_is(restored, step):
 
     jax.tree.map(same, restored, expected)
     # A typed key comes back as one that draws.
-    np.testing.assert_array_equal(
-        jax.random.normal(restored.key), jax.random.normal(expected.key)
-    )
+    np.testing.assert_array_equal(jax.random.normal(restored.key), jax.random.normal(expected.key))
 
 
 def saved(directory, *steps, keep=2):
@@ -72,7 +70,9 @@ def names(directory):
 
 def files_of(directory, step):
     root = Path(directory) / f"step_{step:09d}"
-    return sorted((path for path in root.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+    return sorted(
+        (path for path in root.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
+    )
 
 
 def test_round_trip(tmp_path):
@@ -190,12 +190,14 @@ def test_a_save_that_fails_raises_and_the_older_survive(tmp_path, monkeypatch, m
 
 
 def test_errors_of_orbax_are_os_errors_that_name_the_checkpoint(tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
+    def fail(path, state):
+        path.mkdir()
         raise RuntimeError("torn")
 
     monkeypatch.setattr(checkpoint.ocp, "save", fail)
     with pytest.raises(OSError, match="could not write the checkpoint step_000000003: torn"):
         saved(tmp_path, 3)
+    assert names(tmp_path) == []  # A full disk gets back what the attempt had taken.
 
 
 def test_a_file_where_the_directory_should_be(tmp_path):

@@ -123,8 +123,8 @@ def test_it_is_the_plain_loop_over_make_step():
     np.testing.assert_allclose([row["loss"] for row in rows.values()], expected, rtol=1e-5)
     # And it is a run: the student has moved, by batches that differ.
     assert len(set(seen)) == 11
-    for before, after in zip(jax.tree.leaves(start().params), jax.tree.leaves(final.student.params)):
-        assert np.all(before != after)
+    moved = jax.tree.map(lambda a, b: bool(np.all(a != b)), start().params, final.student.params)
+    assert all(jax.tree.leaves(moved))
 
 
 def test_each_batch_is_drawn_with_the_key_of_its_step():
@@ -135,7 +135,8 @@ def test_each_batch_is_drawn_with_the_key_of_its_step():
     update = Update(
         lambda params: params,
         lambda seen, batch: (
-            jnp.concatenate([seen[1:], batch["key"][None]]), {"loss": jnp.zeros(())}
+            jnp.concatenate([seen[1:], batch["key"][None]]),
+            {"loss": jnp.zeros(())},
         ),
     )
     final = fit(jax.random.key(0), stream, update, jnp.zeros((5, 2), jnp.uint32), 5, log_every=2)
@@ -175,6 +176,20 @@ def test_the_arrays_of_the_caller_live_on():
     before = bits(first.student)
     fit(key, make_stream(), make_update(), first.student, 2, log_every=1)
     same_bits(first.student, before)
+
+
+def test_a_state_may_hold_one_array_twice():
+    """An average of parameters starts as the parameters: one buffer cannot be donated twice."""
+    update = Update(
+        lambda params: {"params": params, "average": params},
+        lambda state, batch: (
+            {"params": state["params"] + 2, "average": state["average"] + 1},
+            {"loss": jnp.zeros(())},
+        ),
+    )
+    final = fit(jax.random.key(0), EMPTY, update, update.init(jnp.zeros(3)), 4, log_every=1)
+    np.testing.assert_array_equal(final.student["params"], [8, 8, 8])
+    np.testing.assert_array_equal(final.student["average"], [4, 4, 4])
 
 
 # Rows and evaluation.
@@ -251,8 +266,15 @@ def test_one_compilation_for_any_schedule():
     stops = log_spaced(1000, 12)
     assert len(set(np.diff(stops))) > 8
     fit(
-        jax.random.key(0), EMPTY, counting(metric_fn), jnp.array(0), 1000, log_every=1000,
-        evaluate_fn=lambda state: {}, evaluate_at=stops, on_row=on_row,
+        jax.random.key(0),
+        EMPTY,
+        counting(metric_fn),
+        jnp.array(0),
+        1000,
+        log_every=1000,
+        evaluate_fn=lambda state: {},
+        evaluate_at=stops,
+        on_row=on_row,
     )
     assert list(rows) == stops
     assert traced_by == [traced_by[0]] * len(stops)
@@ -265,16 +287,28 @@ def test_one_compilation_for_any_schedule():
 def test_replicas_are_independent_runs_with_keys_of_their_own(method):
     key, rows = jax.random.key(4), {}
     final = fit(
-        key, make_stream(), make_update(), starts(3), 7,
-        num_replicas=3, method=method, log_every=3, on_row=rows.__setitem__,
+        key,
+        make_stream(),
+        make_update(),
+        starts(3),
+        7,
+        num_replicas=3,
+        method=method,
+        log_every=3,
+        on_row=rows.__setitem__,
     )
     assert list(rows) == [3, 6, 7]
     np.testing.assert_array_equal(final.step, [7, 7, 7])
     for i, replica_key in enumerate(jax.random.split(key, 3)):
         single_rows = {}
         single = fit(
-            replica_key, make_stream(), make_update(), start(i), 7,
-            log_every=3, on_row=single_rows.__setitem__,
+            replica_key,
+            make_stream(),
+            make_update(),
+            start(i),
+            7,
+            log_every=3,
+            on_row=single_rows.__setitem__,
         )
         close(jax.tree.map(lambda leaf: leaf[i], final), single)  # noqa: B023
         for step, row in rows.items():
@@ -287,9 +321,7 @@ def test_a_bootstrap_of_its_own_for_each_replica():
     update = Update(
         lambda params: params, lambda state, batch: (batch["x"], {"loss": jnp.zeros(())})
     )
-    final = fit(
-        jax.random.key(0), stream, update, jnp.zeros((4, 50), jnp.int32), 2, num_replicas=4
-    )
+    final = fit(jax.random.key(0), stream, update, jnp.zeros((4, 50), jnp.int32), 2, num_replicas=4)
     resamples = {tuple(np.sort(resample)) for resample in np.array(final.student)}
     assert len(resamples) == 4
     assert all(0.4 < len(set(resample)) / 50 < 0.85 for resample in resamples)
@@ -314,15 +346,21 @@ def interrupt_at(stop, rows):
 @pytest.mark.parametrize("num_replicas", [None, 2])
 def test_resuming_gives_the_bits_of_an_uninterrupted_run(tmp_path, num_replicas):
     """Stops within an epoch, within a block, and before the last row; one run is cut twice."""
+    stops = [(2,), (4, 8), (9,)] if num_replicas is None else [(6,)]
 
     def run(directory=None, stop=None):
         rows = {}
         final = None
         try:
             final = fit(
-                jax.random.key(5), make_stream(), make_update(),
-                start() if num_replicas is None else starts(num_replicas), 9,
-                num_replicas=num_replicas, log_every=2, on_row=interrupt_at(stop, rows),
+                jax.random.key(5),
+                make_stream(),
+                make_update(),
+                start() if num_replicas is None else starts(num_replicas),
+                9,
+                num_replicas=num_replicas,
+                log_every=2,
+                on_row=interrupt_at(stop, rows),
                 checkpointer=directory and Checkpointer(directory, every_seconds=0),
             )
         except Interrupted:
@@ -331,25 +369,30 @@ def test_resuming_gives_the_bits_of_an_uninterrupted_run(tmp_path, num_replicas)
 
     whole, whole_rows = run()
     assert list(whole_rows) == [2, 4, 6, 8, 9]
-    for stops in [(2,), (4, 8), (9,)] if num_replicas is None else [(6,)]:
-        directory = tmp_path / str(stops)
+    for cuts in stops:
+        directory = tmp_path / "-".join(map(str, cuts))
         rows = {}
-        for stop in (*stops, None):
+        for stop in (*cuts, None):
             final, some = run(directory, stop)
             # Nothing is lost and nothing twice: what was not saved had not been reported.
             assert not set(some) & set(rows)
             rows |= some
         same_bits(final, whole)
         assert rows == whole_rows
-        # A finished run is not redone.
-        again, some = run(directory)
-        same_bits(again, whole)
-        assert some == {}
+    # A finished run is not redone.
+    again, some = run(directory)
+    same_bits(again, whole)
+    assert some == {}
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
     run = lambda num_steps, directory: fit(
-        jax.random.key(6), make_stream(), make_update(), start(), num_steps, log_every=100,
+        jax.random.key(6),
+        make_stream(),
+        make_update(),
+        start(),
+        num_steps,
+        log_every=100,
         checkpointer=Checkpointer(directory),
     )
     run(4, tmp_path / "a")
@@ -357,7 +400,11 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
 
 
 def test_evaluation_at_zero_is_not_repeated_after_a_resume(tmp_path):
-    settings = {"log_every": 2, "evaluate_fn": lambda state: {"seen": int(state)}, "evaluate_at": (0,)}
+    settings = {
+        "log_every": 2,
+        "evaluate_fn": lambda state: {"seen": int(state)},
+        "evaluate_at": (0,),
+    }
     count(4, checkpointer=Checkpointer(tmp_path), **settings)
     _, rows = count(8, checkpointer=Checkpointer(tmp_path), **settings)
     assert list(rows) == [6, 8]
@@ -388,8 +435,14 @@ class Recorder:
 def test_a_row_is_given_before_its_checkpoint_and_the_last_is_always_saved():
     recorder = Recorder(due=[2, 6])
     fit(
-        jax.random.key(0), EMPTY, counting(), jnp.array(0), 7, log_every=2,
-        on_row=recorder.on_row, checkpointer=recorder,
+        jax.random.key(0),
+        EMPTY,
+        counting(),
+        jnp.array(0),
+        7,
+        log_every=2,
+        on_row=recorder.on_row,
+        checkpointer=recorder,
     )
     assert recorder.events == [
         "restore", ("row", 2), ("save", 2), ("row", 4), ("row", 6), ("save", 6),
@@ -423,12 +476,15 @@ def test_a_full_disk_stops_the_run_and_it_resumes(tmp_path, monkeypatch):
 @pytest.mark.parametrize("step", [1, 5, 6, 7, 10, 12])
 def test_a_loss_that_is_not_finite_names_its_step(bad, step):
     rows = []
-    metrics = counting(
-        lambda count: {"loss": count, "other": jnp.where(count == step, bad, 1.0)}
-    )
+    metrics = counting(lambda count: {"loss": count, "other": jnp.where(count == step, bad, 1.0)})
     with pytest.raises(NonFiniteLossError, match=f"NaN or infinite at step {step}\\.$") as error:
         fit(
-            jax.random.key(0), EMPTY, metrics, jnp.array(0), 12, log_every=5,
+            jax.random.key(0),
+            EMPTY,
+            metrics,
+            jnp.array(0),
+            12,
+            log_every=5,
             on_row=lambda step, row: rows.append(step),
         )
     assert error.value.step == step and isinstance(error.value, ArithmeticError)
@@ -458,7 +514,13 @@ def test_the_first_replica_to_fail_names_the_step(method):
     state = {"count": jnp.zeros(3, jnp.int32), "bad": jnp.array([100, 8, 7])}
     with pytest.raises(NonFiniteLossError) as error:
         fit(
-            jax.random.key(0), EMPTY, update, state, 20, num_replicas=3, method=method,
+            jax.random.key(0),
+            EMPTY,
+            update,
+            state,
+            20,
+            num_replicas=3,
+            method=method,
             log_every=5,
         )
     assert error.value.step == 7
@@ -516,3 +578,6 @@ def test_log_spaced_raises():
         log_spaced(0, 3)
     with pytest.raises(ValueError, match="num_points must be at least 1, got 0"):
         log_spaced(10, 0)
+    for first in (0, -3):
+        with pytest.raises(ValueError, match=f"first must be at least 1, got {first}"):
+            log_spaced(10, 4, first=first)

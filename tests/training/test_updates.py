@@ -48,9 +48,7 @@ def test_the_optimiser_sees_the_parameters(x64):
     """Weight decay is a function of them: SGD with decay, by hand."""
     params = make_params()
     (batch,) = make_batches(1)
-    update = gradient(
-        objective, optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1))
-    )
+    update = gradient(objective, optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1)))
     state, _ = update.apply(update.init(jax.tree.map(jnp.array, params)), batch)
     errors = batch["x"] @ params["w"] + params["b"] - batch["y"]
     expected = params["w"] - 0.1 * (batch["x"].T @ errors / 6 + 0.5 * params["w"])

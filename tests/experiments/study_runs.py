@@ -1,0 +1,170 @@
+"""Tiny runs of the study in processes of their own, and how to compare two of them."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MODULE = "experiments.compress_ensemble"
+PATIENCE = 280  # Seconds that any one process may take on a busy machine.
+TINY = {
+    "num_members": 2,
+    "teacher_hidden": 8,
+    "student_hidden": 4,
+    "teacher_epochs": 1,
+    "direct_epochs": 2,
+    "student_epochs": 4,
+    "train_fraction": 0.2,
+}
+
+
+def flags_of(settings: dict) -> list[str]:
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def environment(cache: Path | None = None, **changes: str) -> dict[str, str]:
+    """Of a run: on the CPU, and, with `cache`, compiling nothing that was compiled before."""
+    variables = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
+    if cache is not None:
+        variables |= {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
+    return inherited | variables | changes
+
+
+def start(
+    workdir: Path,
+    settings: dict,
+    *,
+    cache: Path | None = None,
+    code: str | None = None,
+    **options,
+) -> subprocess.Popen:
+    """Starts a run; with `code`, a program that ends by running the module."""
+    program = ["-c", code] if code else ["-m", MODULE]
+    return subprocess.Popen(
+        [sys.executable, *program, f"--workdir={workdir}", *flags_of(settings)],
+        cwd=ROOT,
+        env=environment(cache),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What a run left."""
+
+    path: Path
+    settings: dict
+    returncode: int
+    stdout: str
+    stderr: str
+    cache: Path | None
+
+    def summary(self) -> dict:
+        return json.loads((self.path / "summary.json").read_text())
+
+    def values(self) -> dict[str, float]:
+        return {row["name"]: row["value"] for row in self.summary()["rows"]}
+
+    def metrics(self) -> dict[str, list[dict[str, str]]]:
+        """The rows of `metrics.csv` by phase."""
+        phases = {}
+        with open(self.path / "metrics.csv", newline="") as file:
+            for row in csv.DictReader(file):
+                phases.setdefault(row["phase"], []).append(row)
+        return phases
+
+
+def finish(process: subprocess.Popen, workdir: Path, settings: dict, cache=None) -> Finished:
+    try:
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    return Finished(workdir, settings, process.returncode, stdout, stderr, cache)
+
+
+def run(workdir: Path, settings: dict, *, cache: Path | None = None, **options) -> Finished:
+    """A run from start to end, whatever its end."""
+    return finish(start(workdir, settings, cache=cache, **options), workdir, settings, cache)
+
+
+def succeed(workdir: Path, settings: dict, **options) -> Finished:
+    result = run(workdir, settings, **options)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def interrupt(
+    process: subprocess.Popen, when: Callable[[], bool], number: int = signal.SIGKILL
+) -> subprocess.CompletedProcess:
+    """Sends a signal as soon as `when()` holds, which must be before the process ends."""
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while not when():
+            assert process.poll() is None, f"it ended first: {process.communicate()}"
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def one_line(stderr: str) -> str:
+    """The error of a run that failed as it should: one line, and no traceback."""
+    lines = stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), stderr
+    return lines[0]
+
+
+def students(path: Path) -> dict[str, bytes]:
+    """The weights of every exported student, by folder."""
+    found = sorted((path / "student").rglob("student.safetensors"))
+    return {str(file.parent.relative_to(path)): file.read_bytes() for file in found}
+
+
+def lasting_rows(run: Finished) -> list[dict]:
+    """The rows of a summary that do not depend on the clock."""
+    return [row for row in run.summary()["rows"] if ".latency" not in row["name"]]
+
+
+def assert_same_bits(run: Finished, reference: Finished) -> None:
+    """Weights, metrics and final figures are those of the other run, to the bit."""
+    assert students(run.path) == students(reference.path) != {}
+    ours, theirs = ((r.path / "metrics.csv").read_text() for r in (run, reference))
+    assert ours == theirs
+    assert lasting_rows(run) == lasting_rows(reference)
+
+
+def checkpoints(path: Path, phase: str) -> list[Path]:
+    """Finished checkpoints of a phase, the newest last, without their suffix."""
+    folder = path / "checkpoints" / phase
+    return [manifest.with_suffix("") for manifest in sorted(folder.glob("step_*.json"))]
+
+
+def unfinished(path: Path, phase: str) -> list[Path]:
+    """Checkpoints of a phase that are being written, or were when a kill came."""
+    folder = path / "checkpoints" / phase
+    names = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    finished = {name for name in names if name.endswith(".json")}
+    return [folder / n for n in names if n not in finished and f"{n}.json" not in finished]
+
+
+def largest_file(folder: Path) -> Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
