@@ -254,7 +254,8 @@ def _run(name: str, settings_class: type, run_fn) -> None:
 def _quiet_logs() -> None:
     """Libraries report only errors; kd's own warnings are plain lines."""
     logging.getLogger().setLevel(logging.ERROR)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # orbax logs a traceback of the errors that it raises as well.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     for name in ("kd", "experiments"):

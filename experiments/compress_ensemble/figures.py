@@ -10,7 +10,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from experiments.compress_ensemble.tables import Students, Trained  # noqa: E402
+from experiments.compress_ensemble.tables import Students, Trained, curve_figures  # noqa: E402
 from experiments.run import Run  # noqa: E402
 from kd.data import Dataset  # noqa: E402
 from kd.derivatives import input_jacobian  # noqa: E402
@@ -59,7 +59,8 @@ def draw(
         for fraction in direct:
             conditions = [condition for condition in students if condition[2] == fraction]
             name = f"training-{fraction:g}.png"
-            _save(_training_curves(run, fraction, conditions), run, name)
+            ends = curve_figures(teacher.test_log_probs, dataset.test_y)
+            _save(_training_curves(run, fraction, conditions, ends), run, name)
         matched = [c for c in students if c[1] == "dataset"] or list(students)
         smallest = min(fraction for _, _, fraction in matched)
         shown = {c: students[c] for c in matched if c[2] == smallest}
@@ -68,8 +69,10 @@ def draw(
             _save(_derivatives(dataset, shape, teacher, shown), run, "derivatives.png")
 
 
-def _training_curves(run: Run, fraction: float, conditions: Sequence[tuple]) -> plt.Figure:
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharex=True)
+def _training_curves(
+    run: Run, fraction: float, conditions: Sequence[tuple], teacher: dict[str, float]
+) -> plt.Figure:
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
     batch_size = run.settings.batch_size
     for loss, generator, _ in conditions:
         curve = _curve(run, f"student[{loss},{generator},{fraction:g}]", batch_size)
@@ -79,9 +82,10 @@ def _training_curves(run: Run, fraction: float, conditions: Sequence[tuple]) -> 
     curve = _curve(run, f"direct[{fraction:g}]", batch_size)
     for axis, figures in zip(axes, curve[1:], strict=True):
         axis.plot(curve[0], figures, "--", color="#555555", label="trained on the labels")
-    _teacher_lines(run, axes)
+    for axis, name in zip(axes, ("accuracy", "log_prob"), strict=True):
+        axis.axhline(teacher[name], color="black", linewidth=1, label="the ensemble")
     axes[0].set(ylabel="test accuracy, %", xscale="log", xlabel="training examples seen")
-    axes[1].set(ylabel="test log-probability, nats", xlabel="training examples seen")
+    axes[1].set(ylabel="test log-probability, nats", xscale="log", xlabel="training examples seen")
     for axis in axes:
         _keep_the_top(axis)
     axes[1].legend(loc="lower right", fontsize=8)
@@ -101,19 +105,19 @@ def _curve(run: Run, phase: str, batch_size: int) -> tuple[list[float], list[flo
     return examples, [row["accuracy"] for row in rows], [row["log_prob"] for row in rows]
 
 
-def _teacher_lines(run: Run, axes: Sequence[plt.Axes]) -> None:
-    rows = [row for row in run.log.rows("teacher") if "accuracy" in row]
-    if not rows:
-        return
-    for axis, name in zip(axes, ("accuracy", "log_prob"), strict=True):
-        axis.axhline(rows[-1][name], color="black", linewidth=1, label="the ensemble")
-
-
 def _keep_the_top(axis: plt.Axes) -> None:
     """Leaves out what is far below every curve's end: first steps hide the differences."""
     ends = [line.get_ydata()[-1] for line in axis.get_lines()]
     low, high = min(ends), max(ends)
-    axis.set_ylim(low - 1.2 * (high - low) - 1e-3, high + 0.08 * (high - low) + 1e-3)
+    bottom = low - 1.2 * (high - low) - 1e-3
+    axis.set_ylim(bottom, high + 0.08 * (high - low) + 1e-3)
+    seen = [
+        x
+        for line in axis.get_lines()[:-1]
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+        if y >= bottom
+    ]
+    axis.set_xlim(0.8 * min(seen), 1.2 * max(seen))
 
 
 def _image_shape(dataset: Dataset) -> tuple[int, int] | None:

@@ -196,11 +196,11 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     lines = [line(f"teacher, {settings.num_members} nets", "teacher", "")]
     for fraction in fractions:
         name = f"[{fraction:g}]" if len(fractions) > 1 else ""
-        lines.append(line(f"direct, {100 * fraction:g} %", "direct", name))
+        lines.append(line(f"direct, {100 * fraction:g}%", "direct", name))
         for loss, generator, part in conditions:
             if part == fraction:
                 name = f"[{loss},{generator},{part:g}]" if len(conditions) > 1 else ""
-                lines.append(line(f"{loss}, {generator}, {100 * part:g} %", "student", name))
+                lines.append(line(f"{loss}, {generator}, {100 * part:g}%", "student", name))
     header = ["test set", "accuracy %", "gap", "log-prob, nats", "ECE %", "thesis, %"]
     if all(line[-1] == "–" for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]

@@ -78,10 +78,14 @@ class Runs:
                 "tensorboard": "true",
                 "train_fraction": 1,
             }
-            return self.submit(name, study_runs.succeed, workdir, settings)
-        settings = {"one": ONE, "two": TWO, "all": ALL, "grid": GRID}[name]
-        code = GRID_OF_TWO if name == "grid" else None
-        return self.submit(name, study_runs.succeed, workdir, settings, cache=cache, code=code)
+            return self.submit(name, study_runs.succeed, workdir, settings, is_hasty=True)
+        settings, options = {
+            "one": (ONE, {"cache": cache, "fills_cache": True}),
+            "two": (TWO, {"cache": cache, "fills_cache": True}),
+            "all": (ALL, {"is_hasty": True}),
+            "grid": (GRID, {"is_hasty": True, "code": GRID_OF_TWO}),
+        }[name]
+        return self.submit(name, study_runs.succeed, workdir, settings, **options)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

@@ -29,17 +29,29 @@ def flags_of(settings: dict) -> list[str]:
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
-def environment(cache: Path | None = None, **changes: str) -> dict[str, str]:
-    """Of a run: on the CPU, and, with `cache`, compiling nothing that was compiled before."""
+def environment(
+    cache: Path | None = None, fills_cache: bool = False, is_hasty: bool = False
+) -> dict[str, str]:
+    """Of a run on the CPU.
+
+    Args:
+      cache: where compiled programs are kept, so that another run need not compile them.
+      fills_cache: write them there. A run that may be killed must not: what it tears, the
+        next one would complain of.
+      is_hasty: compile them in less time; the bits are not those of other runs.
+    """
     variables = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
+    if is_hasty:
+        flags = os.environ.get("XLA_FLAGS", "")
+        variables["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
     if cache is not None:
         variables |= {
             "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0" if fills_cache else "1e9",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
-    return inherited | variables | changes
+    return inherited | variables
 
 
 def start(
@@ -47,15 +59,17 @@ def start(
     settings: dict,
     *,
     cache: Path | None = None,
+    fills_cache: bool = False,
+    is_hasty: bool = False,
     code: str | None = None,
     **options,
 ) -> subprocess.Popen:
-    """Starts a run; with `code`, a program that ends by running the module."""
+    """Starts a run; `code` is a program that ends by running the module."""
     program = ["-c", code] if code else ["-m", MODULE]
     return subprocess.Popen(
         [sys.executable, *program, f"--workdir={workdir}", *flags_of(settings)],
         cwd=ROOT,
-        env=environment(cache),
+        env=environment(cache, fills_cache, is_hasty),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -215,12 +215,11 @@ def test_jit_eager_vmap_and_loop_agree():
         loop = [fn(student, x, key) for x, key in zip(xs, keys, strict=True)]
         expected = jax.tree.map(lambda *leaves: np.stack(leaves), *loop)
         batched = jax.vmap(fn, in_axes=(None, 0, 0))
-        for run in (batched, jax.jit(batched)):
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-                run(student, xs, keys),
-                expected,
-            )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            jax.jit(batched)(student, xs, keys),
+            expected,
+        )
 
 
 def test_raises():

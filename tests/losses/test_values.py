@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from kd import losses
 
 # Few lengths: each is compiled anew.
-CLASSES = st.sampled_from([2, 3, 11])
-TEMPERATURES = (0.5, 1.0, 4.0)
-HARD = (0.0, 0.3, 1.0)
+CLASSES = st.sampled_from([2, 11])
+TEMPERATURES = (0.5, 4.0)
 
 # Each loss as a function of (student logits, teacher logits), and its oracle.
 FROM_LOGITS = {
@@ -36,17 +35,12 @@ FROM_LOGITS = {
         )
         for temperature in TEMPERATURES
     },
-    **{
-        f"soft_target_with_label[{weight}]": (
-            lambda f, t, w=weight: losses.soft_target_with_label(
-                f, t, jnp.array(1), temperature=2.0, label_weight=w
-            ),
-            lambda f, t, w=weight: (
-                (1 - w) * oracles.soft_target(f, t, 2.0) - w * oracles.log_softmax(f)[1]
-            ),
-        )
-        for weight in HARD
-    },
+    "soft_target_with_label": (
+        lambda f, t: losses.soft_target_with_label(
+            f, t, jnp.array(1), temperature=2.0, label_weight=0.3
+        ),
+        lambda f, t: 0.7 * oracles.soft_target(f, t, 2.0) - 0.3 * oracles.log_softmax(f)[1],
+    ),
 }
 # Those that are 0 where student and teacher agree.
 DISTANCES = [
@@ -88,15 +82,11 @@ def test_single_precision_keeps_its_digits(name):
 @each_loss
 def test_jit_eager_vmap_and_loop_agree(name):
     loss_fn, _ = FROM_LOGITS[name]
-    f, t = (jnp.array(z, jnp.float32) for z in logits_pair(4, 5, batch=(6,)))
+    f, t = (jnp.array(z, jnp.float32) for z in logits_pair(4, 5, batch=(3,)))
     grad_fn = jax.value_and_grad(loss_fn, argnums=(0, 1))
     loop = [grad_fn(f[i], t[i]) for i in range(len(f))]
     expected = jax.tree.map(lambda *leaves: np.stack(leaves), *loop)
-    for run in (
-        jax.vmap(grad_fn),
-        jax.jit(jax.vmap(grad_fn)),
-        lambda f, t: jax.lax.map(lambda pair: grad_fn(*pair), (f, t)),
-    ):
+    for run in (jax.vmap(grad_fn), jax.jit(jax.vmap(grad_fn))):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
             run(f, t),

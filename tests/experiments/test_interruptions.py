@@ -1,0 +1,200 @@
+"""A run that is stopped, in whatever way, goes on to the bits of one that never was."""
+
+import json
+import resource
+import shutil
+import signal
+
+import numpy as np
+import study_runs
+from conftest import TWO, write_npz
+from study_runs import TINY, assert_same_bits, checkpoints, interrupt, one_line, unfinished
+
+PHASES = ["teacher", "direct-0.2", "student-ce-dataset-0.2", "student-dse_projected-dataset-0.2"]
+LAST_STEPS = [60, 24, 48, 48]
+
+
+def stop(workdir, when, number=signal.SIGKILL, cache=None, **options):
+    return interrupt(study_runs.start(workdir, TWO, cache=cache, **options), when, number)
+
+
+def num_rows(workdir, phase):
+    path = workdir / "metrics.csv"
+    return path.read_text().count(f"{phase},") if path.exists() else 0
+
+
+def test_a_run_stopped_again_and_again(run_two, tmp_path):
+    """Interrupted once and killed three times, at the worst moments there are."""
+    path, cache = tmp_path / "run", run_two.cache
+
+    # Ctrl-C after the teacher's first checkpoint; by a process that compiles for itself.
+    stopped = stop(path, lambda: checkpoints(path, "teacher"), signal.SIGINT)
+    assert stopped.returncode == 130
+    assert one_line(stopped.stderr) == (
+        "error: stopped; the same command goes on from the last checkpoint."
+    )
+    before = checkpoints(path, "teacher")[-1].name
+    assert before < "step_000000060"
+
+    # A kill while a checkpoint of the teacher is being written. The kill may come a moment
+    # late, when the checkpoint is whole: then once more.
+    for _ in range(5):
+        stopped = stop(path, lambda: unfinished(path, "teacher"), cache=cache)
+        assert stopped.returncode == -signal.SIGKILL
+        if unfinished(path, "teacher"):
+            break
+    assert unfinished(path, "teacher")
+    assert before <= checkpoints(path, "teacher")[-1].name < "step_000000060"
+    assert "Traceback" not in stopped.stderr
+
+    # A kill in the midst of the second student.
+    stopped = stop(path, lambda: num_rows(path, '"student[dse_projected') >= 10, cache=cache)
+    assert stopped.returncode == -signal.SIGKILL
+    assert num_rows(path, '"student[ce') == 48 > num_rows(path, '"student[dse_projected')
+    assert not (path / "student").exists()
+
+    # A kill in the midst of the export of the second student.
+    def is_exporting():
+        return list((path / "student").glob(".dse_projected*/student.safetensors"))
+
+    stopped = stop(path, is_exporting, cache=cache)
+    assert stopped.returncode == -signal.SIGKILL
+    assert set(study_runs.students(path)) >= {"student/ce-dataset-0.2"}
+    assert not (path / "summary.json").exists()
+
+    # And at last it ends.
+    done = study_runs.succeed(path, TWO, cache=cache)
+    assert done.stderr == ""
+    assert_same_bits(done, run_two)
+    names = {file.name for file in path.rglob("*")}
+    assert not [name for name in names if name.endswith((".partial", ".old"))]
+    for phase, last in zip(PHASES, LAST_STEPS, strict=True):
+        assert checkpoints(path, phase)[-1].name == f"step_{last:09d}"
+        assert unfinished(path, phase) == []
+    figures = {file.name for file in (run_two.path / "figures").iterdir()}
+    assert {file.name for file in (path / "figures").iterdir()} == figures
+
+
+def copy_unfinished(run, path):
+    """A copy of a run as if it had been killed before its export."""
+    shutil.copytree(run.path, path)
+    (path / "summary.json").unlink()
+    shutil.rmtree(path / "student")
+    shutil.rmtree(path / "figures")
+
+
+def truncate(folder):
+    file = study_runs.largest_file(folder)
+    with open(file, "r+b") as opened:
+        opened.truncate(file.stat().st_size // 2)
+
+
+def flip(folder):
+    file = study_runs.largest_file(folder)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_damaged_checkpoints_are_fallen_back_from(run_two, tmp_path):
+    """Each phase damaged in another way; the warnings say which, and the bits are the same."""
+    path = tmp_path / "run"
+    copy_unfinished(run_two, path)
+    teacher, direct, ce, projected = (checkpoints(path, phase) for phase in PHASES)
+    # The teacher's newest is cut short: the one before is taken.
+    truncate(teacher[-1])
+    # The baseline's newest was never finished: it has no manifest, but what orbax writes.
+    direct[-1].with_suffix(".json").unlink()
+    (direct[-1].parent / "step_000000024.json.partial").write_text('{"_CHECKPOINT')
+    # Both of the first student's are damaged, one in a bit, one in its manifest: from the start.
+    flip(ce[-1])
+    ce[-2].with_suffix(".json").write_text("{")
+    # The second student's newest lacks a file; and a temporary folder of orbax's is left.
+    study_runs.largest_file(projected[-1]).unlink()
+    (projected[-1].parent / "step_000000047.orbax-checkpoint-tmp-1" / "d").mkdir(parents=True)
+    with open(path / "metrics.csv", "a") as file:
+        file.write('"student[dse_projected,dataset,0.2]",48,0.66')  # A torn row.
+
+    done = study_runs.succeed(path, TWO, cache=run_two.cache)
+    assert done.stderr.splitlines() == [
+        f"warning: checkpoint {name} is damaged; falling back to the one before it."
+        for name in (teacher[-1].name, ce[-1].name, ce[-2].name, projected[-1].name)
+    ]
+    assert_same_bits(done, run_two)
+    for phase in PHASES:
+        assert unfinished(path, phase) == []
+
+
+def test_a_full_disk(run_two, tmp_path):
+    """No file may grow as large as the second student's checkpoint: one line, nothing lost."""
+    path = tmp_path / "run"
+    limit = 100_000
+    sizes = [
+        study_runs.largest_file(checkpoints(run_two.path, phase)[-1]).stat().st_size
+        for phase in PHASES
+    ]
+    assert max(sizes[:3]) < limit < sizes[3]
+    full = study_runs.run(
+        path,
+        TWO,
+        cache=run_two.cache,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert full.returncode == 1
+    line = one_line(full.stderr)
+    assert "could not write the checkpoint step_000000001" in line
+    assert "Nothing that was saved is lost: free the cause, run the same command." in line
+    assert [bool(checkpoints(path, phase)) for phase in PHASES] == [True, True, True, False]
+    # The rows of the step that could not be saved are there; they are written again.
+    assert num_rows(path, '"student[dse_projected') == 1
+
+    done = study_runs.succeed(path, TWO, cache=run_two.cache)
+    assert done.stderr == ""
+    assert_same_bits(done, run_two)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    """One training example in 200 overflows float32; the run ends where it first comes up."""
+    path = tmp_path / "run"
+    changes = [("train_x", 123, 3e38)]
+    settings = TINY | {
+        "dataset": write_npz(tmp_path / "own.npz", dtype=np.float32, changes=changes),
+        "loss": "ce",
+        "num_repeats": 1,
+        "num_members": 3,
+        "checkpoint_seconds": 0,
+    }
+    failed = study_runs.run(path, settings, is_hasty=True)
+    assert failed.returncode == 1
+    line = one_line(failed.stderr)
+    (word,) = [w for w in line.replace(".", " ").split() if w.isdigit()]
+    step = int(word)
+    assert line.startswith(f"error: the loss became NaN or infinite at step {step}. ")
+    # Ten steps an epoch, and an example drawn three times in expectation: not at once.
+    assert 1 < step <= 10
+    with open(path / "metrics.csv") as file:
+        steps = [int(row.split(",")[1]) for row in file.read().splitlines()[1:]]
+    assert steps == list(range(1, step))
+    assert checkpoints(path, "teacher")[-1].name == f"step_{step - 1:09d}"
+    assert not (path / "summary.json").exists()
+
+    again = study_runs.run(path, settings, is_hasty=True)
+    assert again.returncode == 1 and again.stderr == failed.stderr
+    assert checkpoints(path, "teacher")[-1].name == f"step_{step - 1:09d}"
+
+
+def test_an_objective_that_overflows_is_named_by_its_step(run_one, tmp_path):
+    """A setting that no float32 bears: the ensemble and the baseline stay."""
+    settings = run_one.settings | {
+        "loss": "ce+dse",
+        "derivative_weight": 3e38,
+        "teacher_from": run_one.path,
+        "checkpoint_seconds": 0,
+    }
+    failed = study_runs.run(tmp_path / "run", settings, cache=run_one.cache)
+    assert failed.returncode == 1
+    assert "the loss became NaN or infinite at step " in one_line(failed.stderr)
+    assert "other settings or another --seed need another workdir" in failed.stderr
+    assert checkpoints(tmp_path / "run", "direct-0.2")[-1].name == "step_000000024"
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["settings"]["derivative_weight"] == 3e38

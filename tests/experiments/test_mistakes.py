@@ -1,0 +1,214 @@
+"""A user's mistake is one line on stderr that says what to do, and never a traceback."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import study_runs
+from conftest import write_npz
+from study_runs import TINY, one_line
+
+
+def npz(name, changes=(), dtype=np.float32):
+    return lambda folder: {
+        "dataset": write_npz(folder / f"{name}.npz", dtype=dtype, changes=changes)
+    }
+
+
+def corrupt(folder):
+    path = write_npz(folder / "corrupt.npz")
+    content = bytearray(path.read_bytes())
+    content[500] ^= 0xFF
+    path.write_bytes(content)
+    return {"dataset": path}
+
+
+def below_a_file(folder):
+    (folder / "file").write_text("mine")
+    return {"workdir": folder / "file" / "run"}
+
+
+def of_other_settings(folder, run_one):
+    """The finished run itself: it may be read, and is refused before that."""
+    return run_one.settings | {"workdir": run_one.path, "seed": 1, "num_members": 3}
+
+
+def of_another_study(folder):
+    (folder / "run").mkdir()
+    config = {"experiment": "compress_chain", "settings": {}}
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    return {}
+
+
+def with_too_small_a_cache(folder, run_one):
+    """As if it had been killed before its student: the ensemble and the baseline are there."""
+    shutil.copytree(run_one.path, folder / "run")
+    (folder / "run" / "summary.json").unlink()
+    shutil.rmtree(folder / "run" / "checkpoints" / "student-ce-dataset-0.2")
+    return run_one.settings | {"cache_gb": 1e-6}
+
+
+def borrowing_another_ensemble(folder, run_one):
+    return run_one.settings | {"teacher_from": run_one.path, "num_members": 3, "batch_size": 10}
+
+
+def borrowing_an_unfinished_one(folder, run_one):
+    """The checkpoint of its last step is gone: there is one of a step before."""
+    lender = folder / "lender"
+    shutil.copytree(run_one.path, lender)
+    newest = study_runs.checkpoints(lender, "teacher")[-1]
+    assert newest.name == "step_000000240"
+    newest.rename(newest.with_name("step_000000120"))
+    newest.with_suffix(".json").rename(newest.with_name("step_000000120.json"))
+    file = study_runs.largest_file(newest.with_name("step_000000120"))
+    file.write_bytes(file.read_bytes()[:-1])
+    return run_one.settings | {"teacher_from": lender}
+
+
+def given(**settings):
+    return lambda folder: settings
+
+
+# What is wrong, and what the line must say. `{folder}` is where the run was to be.
+CASES = {
+    "no such data set": (
+        lambda folder: {"dataset": "mnist", "data_dir": folder / "nothing"},
+        "no prepared copy of mnist under {folder}/nothing: set --data_dir or TFDS_DATA_DIR",
+    ),
+    "unknown data set": (given(dataset="minst"), "unknown data set 'minst': expected digits, "),
+    "no such file": (given(dataset="no/such.npz"), "no/such.npz: no such file."),
+    "corrupt file": (corrupt, "train_x of {folder}/corrupt.npz could not be read: Bad CRC-32"),
+    "NaN pixels": (
+        npz("nan", [("test_x", 3, np.nan)]),
+        "{folder}/nan.npz: test_x holds 20 NaN or infinite values; clean them",
+    ),
+    "bad labels": (
+        npz("labels", [("test_y", 3, 9)]),
+        "{folder}/labels.npz: test_y must lie in [0, 3), got 0 to 9.",
+    ),
+    "batch too large": (
+        given(batch_size=2000),
+        "--batch_size 2000 is more than the 240 training examples there are; lower it, or raise "
+        "--train_fraction.",
+    ),
+    "batch too large for the fraction": (
+        given(train_fraction=0.01),
+        "--batch_size 20 is more than the 12 training examples there are",
+    ),
+    "nothing left": (
+        given(train_fraction=0.0001),
+        "a fraction of 0.0001 of 1200 training examples leaves none; raise it.",
+    ),
+    "labels where there are none": (
+        given(loss="soft_target", generator="noise", label_weight=0.5),
+        "--label_weight needs labels, and --generator=noise has none: give 0.",
+    ),
+    "workdir below a file": (
+        below_a_file,
+        "--workdir {folder}/file/run cannot be written (Not a directory); choose another.",
+    ),
+    "workdir of another study": (
+        of_another_study,
+        "--workdir {folder}/run holds a run of 'compress_chain'; choose another.",
+    ),
+    "workdir of other settings": (
+        of_other_settings,
+        "holds a run with other settings: num_members (2 there, 3 here), seed (0 there, 1 here); "
+        "give the same, or choose another workdir.",
+    ),
+    # 240 examples of 10 log-probabilities of 4 bytes: 9.6 kB.
+    "cache too small": (
+        with_too_small_a_cache,
+        "the teacher's labels would take 9.6e-06 GB and 1e-06 GB are allowed. Raise --cache_gb",
+    ),
+    "another ensemble": (
+        borrowing_another_ensemble,
+        " has another ensemble: num_members, batch_size differ.",
+    ),
+    "unfinished ensemble": (
+        borrowing_an_unfinished_one,
+        "--teacher_from {folder}/lender has not finished its ensemble.",
+    ),
+    "no ensemble": (
+        lambda folder: {"teacher_from": folder / "nobody"},
+        "--teacher_from {folder}/nobody holds no run of this study.",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def mistakes(runs, run_one, tmp_path_factory):
+    """All of them, made two at a time: name to future of folder and finished process."""
+
+    def make(make_settings, folder):
+        takes_run = make_settings.__code__.co_argcount == 2
+        made = make_settings(folder, run_one) if takes_run else make_settings(folder)
+        settings = TINY | {"loss": "ce", "num_repeats": 1} | made
+        workdir = settings.pop("workdir", folder / "run")
+        return folder, study_runs.run(workdir, settings, cache=run_one.cache)
+
+    return {
+        name: runs.submit(name, make, make_settings, tmp_path_factory.mktemp("mistake"))
+        for name, (make_settings, _) in CASES.items()
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_is_one_line(mistakes, case):
+    folder, failed = mistakes[case].result()
+    expected = CASES[case][1].format(folder=folder)
+    assert failed.returncode == 1, failed.stdout
+    warnings = [line for line in failed.stderr.splitlines() if line.startswith("warning: ")]
+    line = one_line("".join(f"{r}\n" for r in failed.stderr.splitlines() if r not in warnings))
+    assert expected in line
+    # Only the checkpoint that was damaged on purpose is warned of.
+    assert len(warnings) == (case == "unfinished ensemble")
+    assert not (folder / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    "case", ["batch too large", "batch too large for the fraction", "nothing left", "NaN pixels"]
+)
+def test_what_can_be_known_is_said_before_anything_is_trained(mistakes, case):
+    folder, failed = mistakes[case].result()
+    assert failed.stdout == ""
+    assert not (folder / "run" / "checkpoints").exists()
+
+
+def test_a_refused_workdir_is_left_as_it_was(mistakes, run_one):
+    mistakes["workdir of other settings"].result()
+    config = json.loads((run_one.path / "config.json").read_text())
+    assert config["settings"]["seed"] == 0
+    folder, _ = mistakes["workdir below a file"].result()
+    assert (folder / "file").read_text() == "mine"
+    folder, _ = mistakes["workdir of another study"].result()
+    assert {path.name for path in (folder / "run").iterdir()} == {".lock", "config.json"}
+
+
+def test_a_larger_cache_mends_it(mistakes, run_one):
+    """`--cache_gb` decides no result: the run goes on, to the bits of one that had enough."""
+    folder, _ = mistakes["cache too small"].result()
+    settings = run_one.settings | {"cache_gb": 1e-5}
+    done = study_runs.succeed(folder / "run", settings, cache=run_one.cache)
+    assert "240 examples: 9.6e-06 GB of 1e-05 GB allowed" in done.stdout
+    study_runs.assert_same_bits(done, run_one)
+
+
+def test_no_second_run_in_a_workdir_that_is_running(run_one, tmp_path):
+    path = tmp_path / "run"
+    first = study_runs.start(path, run_one.settings, cache=run_one.cache)
+
+    def is_running():
+        return (path / "metrics.csv").exists()
+
+    second = []
+
+    def has_refused():
+        if is_running() and not second:
+            second.append(study_runs.run(path, run_one.settings, cache=run_one.cache))
+        return bool(second)
+
+    study_runs.interrupt(first, has_refused)
+    assert second[0].returncode == 1
+    assert f"another process is running in --workdir {path}" in one_line(second[0].stderr)
