@@ -56,7 +56,7 @@ def input_vjp(fn: Callable[[Array], Array], x: Array, v: Array) -> Array:
     Args:
       fn: function of one input to an array.
       x: the input, any shape `[...]`, floating. Gradients flow through.
-      v: cotangent, the shape of `fn(x)`. Gradients flow through.
+      v: cotangent, the shape of `fn(x)`, cast to its dtype. Gradients flow through.
 
     Returns:
       An array of the shape of `x`, for the cost of about one gradient.
@@ -70,7 +70,7 @@ def input_vjp(fn: Callable[[Array], Array], x: Array, v: Array) -> Array:
     """
     value, pullback = jax.vjp(fn, x)
     checks.check_same_shape("v", v, "fn(x)", value)
-    return pullback(v)[0]
+    return pullback(v.astype(value.dtype))[0]
 
 
 def hvp(fn: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree:

@@ -42,7 +42,7 @@ def ratio(
     bar: float,
     at_least: bool = False,
     scale: float = 1.0,
-    unit_seconds: tuple[float, float] = (1.0, 1.0),
+    units: tuple[float, float] = (1.0, 1.0),
     rounds: int = 15,
 ) -> Ratio:
     """Times two thunks in turn, A B B A, and takes the median of the rounds' ratios.
@@ -53,7 +53,7 @@ def ratio(
       bar: the ratio to meet.
       at_least: whether the ratio must reach the bar rather than stay below.
       scale: multiplies every ratio, for instance to go from calls to steps.
-      unit_seconds: what each time is divided by in `detail` (units of work a call).
+      units: what each time is divided by in `detail` (units of work a call).
       rounds: after one uncounted.
     """
     times = []
@@ -63,7 +63,7 @@ def ratio(
         times.append(measured if index % 2 else measured[::-1])
     table = np.array(times[1:])
     ratios = scale * table[:, 0] / table[:, 1]
-    each = np.median(table, 0) / np.array(unit_seconds)
+    each = np.median(table, 0) / np.array(units)
     detail = f"{1e6 * each[0]:,.0f} us against {1e6 * each[1]:,.0f} us"
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     return Ratio(name, middle, low, high, bar, at_least, detail)

@@ -77,7 +77,7 @@ def loop_overhead() -> Ratio:
         _runner(stream, update, params, STUDENT_STEPS),
         scan,
         bar=1.05,
-        unit_seconds=(STUDENT_STEPS, STUDENT_STEPS),
+        units=(STUDENT_STEPS, STUDENT_STEPS),
     )
 
 
@@ -110,7 +110,7 @@ def derivative_losses() -> list[Ratio]:
             gradients[name],
             gradients["ce"],
             bar=bar,
-            unit_seconds=(100, 100),
+            units=(100, 100),
         )
         for name, title, bar in (
             ("dse", "exact derivative matching", 2.0 * CLASSES),
@@ -142,7 +142,7 @@ def ensemble_training() -> list[Ratio]:
                 alone,
                 bar=1.05 if method == "auto" else float("inf"),
                 scale=1 / NUM_MEMBERS,
-                unit_seconds=(MEMBER_STEPS * NUM_MEMBERS, MEMBER_STEPS),
+                units=(MEMBER_STEPS * NUM_MEMBERS, MEMBER_STEPS),
                 rounds=5,
             )
         )
@@ -181,7 +181,7 @@ def labelling_in_blocks() -> Ratio:
         thunk(100),
         bar=3.0,
         at_least=True,
-        unit_seconds=(100 * BATCH, 100 * BATCH),
+        units=(100 * BATCH, 100 * BATCH),
         rounds=5,
     )
 
@@ -208,7 +208,7 @@ def cached_teacher() -> list[Ratio]:
                 _runner(cached, update, params, STUDENT_STEPS),
                 _runner(bare, update, params, STUDENT_STEPS),
                 bar=bar,
-                unit_seconds=(STUDENT_STEPS, STUDENT_STEPS),
+                units=(STUDENT_STEPS, STUDENT_STEPS),
             )
         )
     return found

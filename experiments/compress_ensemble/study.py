@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.compress_ensemble import figures, tables
+from experiments.compress_ensemble import figures, inputs, tables
 from experiments.compress_ensemble.objectives import (
     Objective,
     distillation_objective,
@@ -25,16 +25,12 @@ from kd import data, models, streams, training
 from kd.batching import over_replicas
 from kd.data import Dataset
 from kd.export import export_student
-from kd.streams.labelling import JACOBIAN, PROJECTED
 from kd.training.checkpoint import Checkpointer
-from kd.types import Array, Batch, LogProbFn, PyTree, Stream
+from kd.types import Array, PyTree, Stream
 
 EXPERIMENT = "compress_ensemble"
 COLUMNS = ("loss", "accuracy", "log_prob")
 NUM_TEACHER_POINTS, NUM_STUDENT_POINTS = 6, 40
-# Examples a question to the teacher on fresh inputs: enough to be bound by arithmetic
-# and not by reading its weights; Jacobians are C times as much work and memory.
-VALUES_BLOCK, JACOBIAN_BLOCK = 2000, 400
 PREDICT_BLOCK = 1000
 
 # ADADELTA with the two constants of Zeiler (2012) and no further rate.
@@ -56,8 +52,10 @@ def compress(run: Run) -> list[Row]:
     """Ensemble, baselines, students; then figures, exports and rows."""
     dataset = data.load(run.settings.dataset, data_dir=run.options.data_dir)
     fractions = dict.fromkeys(fraction for _, _, fraction in run.settings.conditions())
-    for fraction in fractions:  # Refused now, and not after the ensemble has been trained.
+    # What will not do is refused now, and not after the ensemble has been trained.
+    for fraction in fractions:
         _num_steps(data.take_first(dataset, fraction), run.settings.batch_size, 1)
+    inputs.check_cache(run, dataset)
     teacher = train_ensemble(run, dataset)
     direct = {fraction: train_direct(run, dataset, fraction) for fraction in fractions}
     students = distil_all(run, dataset, teacher)
@@ -70,7 +68,7 @@ def train_ensemble(run: Run, dataset: Dataset) -> Trained:
     """Members on bootstrap resamples, all in one program (section 2.2.1)."""
     settings = run.settings
     model = models.MLP(settings.teacher_hidden, dataset.num_classes)
-    stream = streams.bootstrap(_examples(dataset), settings.batch_size)
+    stream = streams.bootstrap(inputs.examples(dataset), settings.batch_size)
     num_steps = _num_steps(dataset, settings.batch_size, settings.teacher_epochs)
     log_prob_fn = _ensemble_log_probs(model)
     predict = _predictor(log_prob_fn, dataset.test_x)
@@ -103,7 +101,7 @@ def train_ensemble(run: Run, dataset: Dataset) -> Trained:
 def train_direct(run: Run, dataset: Dataset, fraction: float) -> Trained:
     """The student's network trained on the labels: what distillation must beat."""
     part = data.take_first(dataset, fraction)
-    stream = streams.resample(_examples(part), run.settings.batch_size)
+    stream = streams.resample(inputs.examples(part), run.settings.batch_size)
     num_steps = _num_steps(part, run.settings.batch_size, run.settings.direct_epochs)
     model = models.MLP(run.settings.student_hidden, dataset.num_classes)
     objective = label_objective(model.apply, dataset.num_classes)
@@ -116,19 +114,18 @@ def distil_all(run: Run, dataset: Dataset, teacher: Trained) -> tables.Students:
     settings = run.settings
     teacher_fn = partial(teacher.log_prob_fn, teacher.params)
     model = models.MLP(settings.student_hidden, dataset.num_classes)
-    cache: Batch = {}
+    cache = inputs.labels(run, dataset, teacher_fn) if inputs.cached_losses(settings) else {}
     students = {}
     for condition in settings.conditions():
         loss, generator, fraction = condition
         part = data.take_first(dataset, fraction)
         objective = distillation_objective(loss, model.apply, settings)
-        is_cached = generator == "dataset" and objective.derivatives != PROJECTED
+        is_cached = generator == "dataset" and loss in inputs.cached_losses(settings)
         if is_cached:
-            cache |= _labels(run, dataset, teacher_fn, objective, cache)
             known = {name: cache[name][: len(part.train_x)] for name in ("x", *objective.labels)}
             stream = streams.resample(known, settings.batch_size)
         else:
-            stream = _asked(settings, part, generator, teacher_fn, objective)
+            stream = inputs.asked(settings, part, generator, teacher_fn, objective)
         students[condition] = _train_students(
             run,
             f"student[{loss},{generator},{fraction:g}]",
@@ -153,47 +150,6 @@ def export(run: Run, dataset: Dataset, students: tables.Students) -> None:
             input_shape=dataset.train_x.shape[1:],
             metadata={"experiment": EXPERIMENT, "condition": list(condition)},
         )
-
-
-def _asked(
-    settings: Settings, part: Dataset, generator: str, teacher_fn: LogProbFn, objective: Objective
-) -> Stream:
-    """A stream of inputs labelled as it comes, in blocks."""
-    if generator == "noise":
-        stream = streams.gaussian_noise(
-            part.train_x.shape[1:], settings.batch_size, scale=settings.noise_scale
-        )
-    else:
-        stream = streams.resample(_examples(part), settings.batch_size)
-    if objective.derivatives == PROJECTED:
-        stream = streams.with_signs(
-            stream, num_projections=settings.num_projections, num_classes=part.num_classes
-        )
-    block = JACOBIAN_BLOCK if objective.derivatives == JACOBIAN else VALUES_BLOCK
-    num_batches = max(1, block // settings.batch_size)
-    return streams.label(
-        stream, teacher_fn, derivatives=objective.derivatives, num_batches=num_batches
-    )
-
-
-def _labels(
-    run: Run, dataset: Dataset, teacher_fn: LogProbFn, objective: Objective, cache: Batch
-) -> Batch:
-    """The teacher's labels of all examples that any condition needs, unless in the cache."""
-    if {"x", *objective.labels} <= cache.keys():
-        return {}
-    largest = max(f for _, generator, f in run.settings.conditions() if generator == "dataset")
-    examples = _examples(data.take_first(dataset, largest))
-    needed = streams.cache_bytes(examples, teacher_fn, derivatives=objective.derivatives)
-    limit = int(run.options.cache_gb * 1e9)
-    print(
-        f"the teacher labels {len(examples['x'])} examples: {needed / 1e9:.3g} GB of "
-        f"{limit / 1e9:g} GB allowed",
-        flush=True,
-    )
-    return streams.label_dataset(
-        examples, teacher_fn, derivatives=objective.derivatives, max_bytes=limit
-    )
 
 
 def _train_students(
@@ -227,7 +183,8 @@ def _train_students(
         evaluate_fn=lambda state: tables.curve_figures(predict(state.params), dataset.test_y),
         num_points=NUM_STUDENT_POINTS,
     )
-    return Trained(log_prob_fn, state.params, np.asarray(predict(state.params)))
+    log_probs = np.asarray(predict(state.params))
+    return Trained(log_prob_fn, state.params, log_probs, is_independent=not shared)
 
 
 def _borrowed(run: Run, template: training.FitState, num_steps: int) -> training.FitState:
@@ -274,10 +231,6 @@ def _predictor(
 
     x = jnp.asarray(x)
     return lambda params: predict(params, x)
-
-
-def _examples(dataset: Dataset) -> Batch:
-    return {"x": jnp.asarray(dataset.train_x), "y": jnp.asarray(dataset.train_y)}
 
 
 def _num_steps(dataset: Dataset, batch_size: int, num_epochs: float) -> int:

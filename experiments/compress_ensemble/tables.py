@@ -1,5 +1,7 @@
 """The study's figures of merit, beside the thesis's (tables 2.1-2.5)."""
 
+import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +37,20 @@ THESIS_STUDENT = {
 }
 THESIS_DIRECT = {1.0: (97.14, -0.182), 0.1: (94.43, -0.321)}
 THESIS_TEACHER = (98.67, -0.053)
+# Settings that may differ from the paper preset's: they choose or repeat conditions, or
+# act on losses that the thesis has not.
+UNLIKE_THESIS = (
+    "loss",
+    "generator",
+    "train_fraction",
+    "grid",
+    "num_repeats",
+    "seed",
+    "derivative_weight",
+    "num_projections",
+    "temperature",
+    "label_weight",
+)
 
 
 class Trained(NamedTuple):
@@ -44,11 +60,13 @@ class Trained(NamedTuple):
       log_prob_fn: `(params, x) -> [C]`, one input.
       params: of the ensemble; or of R repeats, with a leading axis R.
       test_log_probs: `[R, N, C]`; R = 1 for the ensemble.
+      is_independent: whether the repeats were trained on batches of their own.
     """
 
     log_prob_fn: Callable[[PyTree, jax.Array], jax.Array]
     params: PyTree
     test_log_probs: np.ndarray
+    is_independent: bool = True
 
 
 Students = dict[tuple[str, str, float], Trained]
@@ -71,7 +89,7 @@ def rows(
     students: Students,
 ) -> list[Row]:
     """All final figures of a run."""
-    is_thesis = settings.dataset == "mnist"
+    is_thesis = _is_thesis(settings)
     labels, asked = dataset.test_y, teacher.test_log_probs[0]
     found = _figures("teacher", "", teacher, labels, None, THESIS_TEACHER if is_thesis else ())
     for fraction, baseline in direct.items():
@@ -89,35 +107,48 @@ def rows(
     return found + _costs("teacher", teacher, dataset) + _costs("student", first, dataset)
 
 
+def _is_thesis(settings: Settings) -> bool:
+    """Whether all that decides a figure is as in the thesis, so that its own may stand beside."""
+    return all(
+        getattr(settings, field.name) == field.metadata["paper"]
+        for field in dataclasses.fields(settings)
+        if field.name not in UNLIKE_THESIS
+    )
+
+
 def _figures(who, name, model, labels, teacher_log_probs, paper) -> list[Row]:
     log_probs = model.test_log_probs
+    estimate = functools.partial(metrics.estimate, is_independent=model.is_independent)
     accuracy, log_prob = (*paper, None, None)[:2]
     found = [
         report.row(
             f"{who}.accuracy{name}",
-            metrics.estimate(metrics.correct(log_probs, labels)),
+            estimate(metrics.correct(log_probs, labels)),
             "%",
             scale=100,
             paper=accuracy,
         ),
         report.row(
             f"{who}.log_prob{name}",
-            metrics.estimate(metrics.label_log_prob(log_probs, labels)),
+            estimate(metrics.label_log_prob(log_probs, labels)),
             "nats",
             paper=log_prob,
         ),
-        report.row(
-            f"{who}.brier{name}", metrics.estimate(metrics.brier_score(log_probs, labels)), ""
-        ),
+        report.row(f"{who}.brier{name}", estimate(metrics.brier_score(log_probs, labels)), ""),
         report.row(
             f"{who}.ece{name}",
-            metrics.bootstrap_estimate(metrics.expected_calibration_error, log_probs, labels),
+            metrics.bootstrap_estimate(
+                metrics.expected_calibration_error,
+                log_probs,
+                labels,
+                is_independent=model.is_independent,
+            ),
             "%",
             scale=100,
         ),
     ]
     if teacher_log_probs is not None:
-        agreed = metrics.estimate(metrics.agreement(log_probs, teacher_log_probs))
+        agreed = estimate(metrics.agreement(log_probs, teacher_log_probs))
         found.append(report.row(f"{who}.agreement{name}", agreed, "%", scale=100))
     return found
 
@@ -128,7 +159,7 @@ def _differences(name, student, baseline, labels, paper) -> list[Row]:
 
     def difference(metric) -> Estimate:
         values = [metric(model.test_log_probs, labels) for model in (student, baseline)]
-        return metrics.estimate(values[0] - values[1])
+        return metrics.estimate(values[0] - values[1], is_independent=student.is_independent)
 
     return [
         report.row(
@@ -160,7 +191,7 @@ def _costs(who: str, model: Trained, dataset: Dataset) -> list[Row]:
             found.append(Row(f"{who}.flops", flops, None, 1, "per example"))
         times = [_time(compiled, model.params, x) for _ in range(NUM_TIMINGS)]
         median = 1e3 * float(np.median(times))
-        found.append(Row(f"{who}.latency[{batch_size}]", median, None, NUM_TIMINGS, "ms"))
+        found.append(Row(f"{who}.latency[{batch_size}]", median, None, 1, "ms"))
     return found
 
 
@@ -194,17 +225,27 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         ]
 
     lines = [line(f"teacher, {settings.num_members} nets", "teacher", "")]
+    names = []
     for fraction in fractions:
         name = f"[{fraction:g}]" if len(fractions) > 1 else ""
         lines.append(line(f"direct, {100 * fraction:g}%", "direct", name))
         for loss, generator, part in conditions:
             if part == fraction:
-                name = f"[{loss},{generator},{part:g}]" if len(conditions) > 1 else ""
-                lines.append(line(f"{loss}, {generator}, {100 * part:g}%", "student", name))
+                names.append(f"[{loss},{generator},{part:g}]" if len(conditions) > 1 else "")
+                title = f"{loss}, {generator}, {100 * part:g}%"
+                lines.append(line(title, "student", names[-1]))
     header = ["test set", "accuracy %", "gap", "log-prob, nats", "ECE %", "thesis, %"]
     if all(line[-1] == "–" for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]
-    report.print_table(f"{settings.dataset}: teacher, students, gap", header, lines)
+    report.print_table(
+        f"{settings.dataset}: teacher, students, gap (± one standard error)", header, lines
+    )
+    repeats = {by_name[f"student.accuracy{name}"]["repeats"] for name in names}
+    if settings.num_repeats > 1 and 1 in repeats:
+        print(
+            "Students asked on fresh inputs share them: each such row counts as one training,\n"
+            "and its ± holds their whole spread."
+        )
     _show_costs(by_name)
     print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
     print(workdir / "student")
@@ -223,4 +264,4 @@ def _show_costs(by_name: dict[str, Any]) -> None:
         ratio = f"{teacher / student:,.0f} x" if student else "–"
         name = f"{key}, {unit}" if unit else key
         lines.append([name, f"{teacher:{form}}", f"{student:{form}}", ratio])
-    report.print_table("what it costs", ("", "teacher", "student", "smaller by"), lines)
+    report.print_table("what it costs", ("", "teacher", "student", "ratio"), lines)

@@ -33,9 +33,12 @@ def derivative_square_error(student_jacobian: Array, teacher_jacobian: Array) ->
       1.5
 
     Reference:
-      Papamakarios (2015), "Distilling Model Knowledge", (2.18), I = C classes. For
-      two distributions over the same classes it is 0 exactly where they are equal
-      (proposition 2.1).
+      Papamakarios (2015), "Distilling Model Knowledge", (2.18), I = C classes; (2.8)
+      is the same without the logarithm. It is 0 where the two are equal. The
+      converse holds for its mean over inputs: it is 0 only if the two are equal
+      everywhere, for inputs with a connected support that holds C points of linearly
+      independent teacher's probabilities (proposition 2.1, whose proof uses the
+      connectedness without saying so).
     """
     checks.check_same_shape(
         "student_jacobian", student_jacobian, "teacher_jacobian", teacher_jacobian
@@ -53,7 +56,7 @@ def projected_square_error(student_vjps: Array, teacher_vjps: Array, *, num_clas
        \hat E = \frac{1}{2 I P} \sum_p \lVert v_p^\top J^f - v_p^\top J^t \rVert^2,
        \qquad \mathbb{E}[v v^\top] = 1
 
-    Its mean over the projections is `derivative_square_error`.
+    Its expectation over the random vectors is `derivative_square_error`.
 
     Args:
       student_vjps: `[P, ...]`, the student's vector-Jacobian products with P random
@@ -66,13 +69,14 @@ def projected_square_error(student_vjps: Array, teacher_vjps: Array, *, num_clas
       A scalar.
 
     Raises:
-      ValueError: if the shapes differ, or a count is not positive.
+      ValueError: if the shapes differ, or there is no projection or class.
 
     Reference:
       Papamakarios (2015), (2.18), with the trace estimator of Hutchinson (1990).
     """
     checks.check_same_shape("student_vjps", student_vjps, "teacher_vjps", teacher_vjps)
     checks.check_count("num_classes", num_classes)
+    checks.check_count("number of projections", len(student_vjps))
     return derivative_square_error(student_vjps, teacher_vjps) / num_classes
 
 

@@ -68,7 +68,8 @@ def kl_divergence(student_log_probs: Array, teacher_log_probs: Array) -> Array:
     )
     # Both `where`s are needed: one guards the value, the other the backward pass,
     # in which 0 * inf would be NaN.
-    present = teacher_log_probs > -jnp.inf
+    # Only minus infinity is absent: a NaN must come out again.
+    present = teacher_log_probs != -jnp.inf
     teacher = jnp.where(present, teacher_log_probs, 0.0)
     student = jnp.where(present, student_log_probs, 0.0)
     return jnp.sum(jnp.where(present, jnp.exp(teacher) * (teacher - student), 0.0))
@@ -124,7 +125,7 @@ def logit_square_error(student_logits: Array, teacher_logits: Array) -> Array:
 
     Reference:
       Ba and Caruana (2014), "Do deep nets really need to be deep?",
-      arXiv:1312.6184, (1): the sum over examples is left to the caller.
+      arXiv:1312.6184, (1): the mean over examples is left to the caller.
     """
     checks.check_rank("student_logits", student_logits, 1)
     checks.check_same_shape("student_logits", student_logits, "teacher_logits", teacher_logits)
@@ -137,7 +138,8 @@ def soft_target(student_logits: Array, teacher_logits: Array, *, temperature: fl
     .. math:: E = T^2 D\big(\mathrm{softmax}(z^t / T) \,\|\, \mathrm{softmax}(z^f / T)\big)
 
     As T grows it tends to :math:`\tfrac{1}{2C} \lVert \bar z^f - \bar z^t \rVert^2`
-    with logits centred over the C classes.
+    with logits centred over the C classes; it is summed so that it keeps its precision
+    on the way.
 
     Args:
       student_logits: `[C]`. Gradients flow through.
@@ -166,7 +168,7 @@ def soft_target(student_logits: Array, teacher_logits: Array, *, temperature: fl
     checks.check_positive("temperature", temperature)
     student_log_probs = jax.nn.log_softmax(student_logits / temperature)
     teacher_log_probs = jax.nn.log_softmax(teacher_logits / temperature)
-    return temperature**2 * kl_divergence(student_log_probs, teacher_log_probs)
+    return temperature**2 * _normalised_kl(student_log_probs, teacher_log_probs)
 
 
 def soft_target_with_label(
@@ -211,3 +213,22 @@ def soft_target_with_label(
     log_probs = jax.nn.log_softmax(student_logits)
     hard = -log_probs.at[label].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     return (1 - label_weight) * soft + label_weight * hard
+
+
+def _normalised_kl(student_log_probs: Array, teacher_log_probs: Array) -> Array:
+    r"""KL divergence of two normalised distributions, without cancellation where they are close.
+
+    As both sum to one, :math:`D = \sum_i t_i (e^{d_i} - 1 - d_i)` with
+    :math:`d = \log f - \log t`: no term is negative, and a small one is not the
+    difference of large ones. Where d is not small the terms are :math:`f - t - t d`.
+    """
+    present = teacher_log_probs != -jnp.inf
+    teacher_log_probs = jnp.where(present, teacher_log_probs, 0.0)
+    student_probs = jnp.exp(student_log_probs)
+    teacher_probs = jnp.where(present, jnp.exp(teacher_log_probs), 0.0)
+    difference = jnp.where(present, student_log_probs - teacher_log_probs, 0.0)
+    is_small = jnp.abs(difference) < 0.5
+    small = jnp.where(is_small, difference, 0.0)
+    close = teacher_probs * (jnp.expm1(small) - small)
+    apart = student_probs - teacher_probs * (1 + difference)
+    return jnp.sum(jnp.where(is_small & present, close, apart))

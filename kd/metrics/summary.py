@@ -22,29 +22,46 @@ class Estimate(NamedTuple):
     repeats: int
 
 
-def estimate(per_example: np.ndarray) -> Estimate:
-    r"""Mean of a per-example figure over examples and repeats.
+def estimate(per_example: np.ndarray, *, is_independent: bool = True) -> Estimate:
+    r"""Mean of a per-example figure over examples and repeats, with its standard error.
 
-    The squared standard error is the sum of two parts: sampling of the test set,
-    :math:`\mathrm{var}_n(\bar a_n)/N` with :math:`\bar a_n` the mean over repeats, and,
-    when there are R >= 2, retraining, :math:`\mathrm{var}_r(\bar a_r)/R`.
+    With R repeats and N examples as crossed random effects, the squared standard error is
+
+    .. math:: \frac{MS_n + MS_r - MS_{nr}}{R N}
+
+    of the mean squares of examples, repeats and their interaction, and at least the
+    larger of the first two terms. It covers the choice of test examples and the
+    training; what all repeats share, such as a teacher, is taken as given.
 
     Args:
-      per_example: `[R, N]`, R repeats (1 for a model trained once), N >= 2 examples. For
-        a paired difference give the difference.
+      per_example: `[R, N]`, R repeats (1 for a model trained once: then only the test
+        examples are sampled), N >= 2 examples. For a paired difference give the
+        difference.
+      is_independent: whether the repeats were trained independently. If not (on one
+        stream of batches, say), they count as one training, and the spread among them
+        is taken whole instead of divided by R: a stand-in for what they share, which
+        they cannot show.
 
     Raises:
       ValueError: if it is not `[R, N]` with N >= 2.
+
+    Reference:
+      Two-way random effects without replication, for instance Searle, Casella and
+      McCulloch (1992), "Variance components", chapter 4.
     """
     checks.check_rank("per_example", per_example, 2)
     num_repeats, num_examples = np.shape(per_example)
     checks.check_count("number of examples", num_examples, at_least=2)
-    test_sampling = np.var(np.mean(per_example, 0), ddof=1) / num_examples
-    return Estimate(
-        float(np.mean(per_example)),
-        float(np.sqrt(test_sampling + _retraining(np.mean(per_example, 1)))),
-        num_repeats,
-    )
+    value = float(np.mean(per_example))
+    of_examples = np.var(np.mean(per_example, 0), ddof=1) / num_examples
+    if num_repeats == 1:
+        return Estimate(value, float(np.sqrt(of_examples)), 1)
+    among_repeats = np.var(np.mean(per_example, 1), ddof=1)
+    if not is_independent:
+        return Estimate(value, float(np.sqrt(of_examples + among_repeats)), 1)
+    of_repeats = among_repeats / num_repeats
+    variance = max(of_examples + of_repeats - _interaction(per_example), of_examples, of_repeats)
+    return Estimate(value, float(np.sqrt(variance)), num_repeats)
 
 
 def bootstrap_estimate(
@@ -52,15 +69,20 @@ def bootstrap_estimate(
     log_probs: np.ndarray,
     labels: np.ndarray,
     *,
+    is_independent: bool = True,
     num_resamples: int = 200,
     seed: int = 0,
 ) -> Estimate:
     """A metric that is no mean over examples (ECE), its test sampling by the bootstrap.
 
+    The variances of test sampling and of training are added, which counts their
+    interaction twice: with several repeats the standard error is on the safe side.
+
     Args:
       metric_fn: `(log_probs [N, C], labels [N]) -> float`.
       log_probs: `[R, N, C]`.
       labels: `[N]`.
+      is_independent: as for `estimate`.
       num_resamples: of the test set.
       seed: of the resamples.
 
@@ -74,9 +96,20 @@ def bootstrap_estimate(
     for _ in range(num_resamples):
         index = rng.integers(len(labels), size=len(labels))
         resampled.append(np.mean([metric_fn(one[index], labels[index]) for one in log_probs]))
-    variance = np.var(resampled, ddof=1) + _retraining(values)
-    return Estimate(float(np.mean(values)), float(np.sqrt(variance)), len(log_probs))
+    among_repeats = np.var(values, ddof=1) if len(values) > 1 else 0.0
+    num_independent = len(values) if is_independent else 1
+    variance = np.var(resampled, ddof=1) + among_repeats / num_independent
+    return Estimate(float(np.mean(values)), float(np.sqrt(variance)), num_independent)
 
 
-def _retraining(means: np.ndarray) -> float:
-    return float(np.var(means, ddof=1) / len(means)) if len(means) > 1 else 0.0
+def _interaction(per_example: np.ndarray) -> float:
+    """Mean square of the interaction of repeats and examples, over R N."""
+    num_repeats, num_examples = per_example.shape
+    residual = (
+        per_example
+        - per_example.mean(0, keepdims=True)
+        - per_example.mean(1, keepdims=True)
+        + per_example.mean()
+    )
+    degrees = (num_repeats - 1) * (num_examples - 1)
+    return float(np.sum(residual**2) / degrees / per_example.size)

@@ -57,8 +57,10 @@ def label(
       num_batches: minibatches a block.
 
     Returns:
-      A stream of the same batches with `"teacher_log_probs"`, `[B, C]`, and the
-      derivatives. No gradient flows into a teacher.
+      A stream of batches of the same law (the same batches where the key given to
+      `next` decides nothing, as in epochs) with `"teacher_log_probs"`, `[B, C]`, and the
+      derivatives. No gradient flows into a teacher; a stream is not for reverse-mode
+      differentiation.
 
     Raises:
       ValueError: if `derivatives` is another word or `num_batches` < 1.

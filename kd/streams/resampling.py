@@ -57,7 +57,8 @@ def resample(data: Batch, batch_size: int, *, replace: bool = False) -> Stream:
       [0, 1, 2, 3]
 
     Reference:
-      Papamakarios (2015), "Distilling Model Knowledge", (2.21).
+      Papamakarios (2015), "Distilling Model Knowledge", section 2.2.3; (2.21) is the
+      law with replacement, the thesis itself used none.
     """
     num_examples = checks.check_same_length("data", data)
     if not replace:

@@ -71,7 +71,8 @@ class Checkpointer:
         """The newest whole checkpoint in the form of `template`, or None if there is none.
 
         Args:
-          template: a pytree of arrays with the structure, shapes and dtypes to expect.
+          template: a pytree of arrays with the structure and shapes to expect; values are cast
+            to its dtypes.
           tidy: whether to remove checkpoints that are damaged or were never finished;
             false to look into a directory in which another process may be saving.
         """

@@ -22,7 +22,7 @@ class FitState(NamedTuple):
 
     Attributes:
       step: updates made so far, int32.
-      key: decides every batch: that of step s is drawn with `fold_in(key, s)`.
+      key: `fold_in(key, s)` is given to the stream at step s, counted from 0.
       stream: the stream's state.
       student: the update's state.
     """
@@ -34,14 +34,15 @@ class FitState(NamedTuple):
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A metric became NaN or infinite.
+    """A metric, or a student, became NaN or infinite.
 
     Attributes:
-      step: the first step, counted from 1, whose metrics were not finite.
+      step: the first step, counted from 1, whose metrics were not finite; or the step
+        after which the student was found not to be, its losses having been finite.
     """
 
-    def __init__(self, step: int):
-        super().__init__(f"the loss became NaN or infinite at step {step}.")
+    def __init__(self, step: int, what: str = "loss"):
+        super().__init__(f"the {what} became NaN or infinite at step {step}.")
         self.step = step
 
 
@@ -132,9 +133,11 @@ def fit(
       The final state; the student is `.student.params` after `gradient`.
 
     Raises:
-      NonFiniteLossError: when a metric stops being finite; the checkpoint before
+      NonFiniteLossError: when a metric, or a parameter of the student (the field
+        `params` of the update's state), stops being finite; the checkpoint before
         stays.
-      ValueError: for counts out of range.
+      ValueError: for counts out of range, a checkpoint beyond `num_steps`, or
+        `evaluate_at` without `evaluate_fn`.
 
     Example:
       >>> import optax
@@ -149,7 +152,10 @@ def fit(
     checks.check_count("num_steps", num_steps, at_least=0)
     log_every = max(1, num_steps // 100) if log_every is None else log_every
     checks.check_count("log_every", log_every)
-    evaluate_steps = set(evaluate_at) | {num_steps} if evaluate_fn else set()
+    evaluate_at = set(evaluate_at)
+    if evaluate_at and evaluate_fn is None:
+        raise ValueError(f"evaluate_at = {sorted(evaluate_at)} needs an evaluate_fn, got None.")
+    evaluate_steps = evaluate_at | {num_steps} if evaluate_fn else set()
     stops = set(range(log_every, num_steps, log_every)) | evaluate_steps | {num_steps}
 
     run = init_fit(key, stream, state, num_replicas=num_replicas)
@@ -159,6 +165,8 @@ def fit(
     chunk = compile_chunk(make_step(stream, update), run, num_replicas=num_replicas, method=method)
 
     step = _step_of(run)
+    if step > num_steps:
+        raise ValueError(f"the checkpoint is at step {step}, beyond num_steps = {num_steps}.")
     if step == 0 and 0 in evaluate_steps and on_row:
         on_row(0, evaluate_fn(run.student))
     for stop in sorted(stop for stop in stops if step < stop <= num_steps):
@@ -231,7 +239,16 @@ def _run_chunk(chunk, run: FitState, step: int, stop: int) -> tuple[FitState, di
     finite_steps = int(np.min(num_finite))
     if finite_steps < stop - step:
         raise NonFiniteLossError(step + finite_steps + 1)
+    # A loss is taken before its step, so a finite one does not vouch for the last step.
+    if not _are_finite(getattr(run.student, "params", ())):
+        raise NonFiniteLossError(stop, "student")
     return run, {name: np.asarray(total) / (stop - step) for name, total in sums.items()}
+
+
+@jax.jit
+def _are_finite(params: PyTree) -> Array:
+    leaves = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves], bool))
 
 
 def _step_of(run: FitState) -> int:

@@ -160,6 +160,18 @@ def test_a_stray_beside_a_whole_checkpoint_does_not_take_its_manifest(tmp_path, 
     assert names(tmp_path) == ["step_000000001", "step_000000001.json"]
 
 
+def test_a_look_without_tidying_removes_nothing(tmp_path, caplog):
+    saved(tmp_path, 1, 2, 3, keep=3)
+    truncate(files_of(tmp_path, 3)[-1])
+    (tmp_path / "step_000000004").mkdir()  # Another process is saving.
+    before = names(tmp_path)
+    check_is(Checkpointer(tmp_path).restore(make_state(0), tidy=False), 2)
+    assert "step_000000003 is damaged" in caplog.text
+    assert names(tmp_path) == before
+    check_is(Checkpointer(tmp_path).restore(make_state(0), tidy=True), 2)
+    assert len(names(tmp_path)) == 4
+
+
 def test_the_files_of_others_stay(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "notes.json").write_text("{}")

@@ -379,10 +379,10 @@ def test_resuming_gives_the_bits_of_an_uninterrupted_run(tmp_path, num_replicas)
             rows |= some
         same_bits(final, whole)
         assert rows == whole_rows
-    # A finished run is not redone.
-    again, some = run(directory)
-    same_bits(again, whole)
-    assert some == {}
+    if num_replicas is None:  # A finished run is not redone.
+        again, some = run(directory)
+        same_bits(again, whole)
+        assert some == {}
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):

@@ -1,0 +1,87 @@
+"""Where the students' inputs come from, and when the teacher is asked about them."""
+
+import jax.numpy as jnp
+
+from experiments.compress_ensemble.objectives import Objective
+from experiments.compress_ensemble.settings import Settings
+from experiments.flags import UserError
+from experiments.run import Run
+from kd import data, streams
+from kd.data import Dataset
+from kd.streams.labelling import JACOBIAN, PROJECTED
+from kd.types import Array, Batch, LogProbFn, Stream
+
+# Examples a question to the teacher on fresh inputs: enough to be bound by arithmetic
+# and not by reading its weights; Jacobians are C times as much work and memory.
+VALUES_BLOCK, JACOBIAN_BLOCK = 2000, 400
+
+
+def examples(dataset: Dataset) -> Batch:
+    """The training set, as a stream takes it."""
+    return {"x": jnp.asarray(dataset.train_x), "y": jnp.asarray(dataset.train_y)}
+
+
+def cached_losses(settings: Settings) -> set[str]:
+    """The losses whose labels of the data set are computed once; random signs cannot be."""
+    return {
+        loss
+        for loss, generator, _ in settings.conditions()
+        if generator == "dataset" and loss != "dse_projected"
+    }
+
+
+def labels(run: Run, dataset: Dataset, teacher_fn: LogProbFn) -> Batch:
+    """The teacher's labels of all examples that any condition needs, asked for once."""
+    asked, derivatives = _to_cache(run.settings, dataset)
+    needed = streams.cache_bytes(asked, teacher_fn, derivatives=derivatives)
+    print(
+        f"the teacher labels {len(asked['x'])} examples: {needed / 1e9:.3g} GB of "
+        f"{run.options.cache_gb:g} GB allowed",
+        flush=True,
+    )
+    return streams.label_dataset(asked, teacher_fn, derivatives=derivatives)
+
+
+def check_cache(run: Run, dataset: Dataset) -> None:
+    """Refuses labels that would take more than `--cache_gb`, before anything is trained."""
+    if cached_losses(run.settings):
+        asked, derivatives = _to_cache(run.settings, dataset)
+
+        def stand_in(x: Array) -> Array:
+            return jnp.zeros(dataset.num_classes) + 0 * jnp.sum(x)
+
+        needed = streams.cache_bytes(asked, stand_in, derivatives=derivatives)
+        if needed > run.options.cache_gb * 1e9:
+            raise UserError(
+                f"the teacher's labels would take {needed / 1e9:.3g} GB, and --cache_gb allows "
+                f"{run.options.cache_gb:g}: raise it, lower --train_fraction, or use "
+                "--loss=dse_projected, which needs no cache."
+            )
+
+
+def _to_cache(settings: Settings, dataset: Dataset) -> tuple[Batch, str | None]:
+    """The examples to label, and the most that any loss asks of them."""
+    largest = max(fraction for _, generator, fraction in settings.conditions())
+    needs_slopes = cached_losses(settings) & {"dse", "ce+dse"}
+    return examples(data.take_first(dataset, largest)), JACOBIAN if needs_slopes else None
+
+
+def asked(
+    settings: Settings, part: Dataset, generator: str, teacher_fn: LogProbFn, objective: Objective
+) -> Stream:
+    """A stream of inputs labelled as it comes, in blocks."""
+    if generator == "noise":
+        stream = streams.gaussian_noise(
+            part.train_x.shape[1:], settings.batch_size, scale=settings.noise_scale
+        )
+    else:
+        stream = streams.resample(examples(part), settings.batch_size)
+    if objective.derivatives == PROJECTED:
+        stream = streams.with_signs(
+            stream, num_projections=settings.num_projections, num_classes=part.num_classes
+        )
+    block = JACOBIAN_BLOCK if objective.derivatives == JACOBIAN else VALUES_BLOCK
+    num_batches = max(1, block // settings.batch_size)
+    return streams.label(
+        stream, teacher_fn, derivatives=objective.derivatives, num_batches=num_batches
+    )
