@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 MODULE = "experiments.compress_ensemble"
 PATIENCE = 280  # Seconds that any one process may take on a busy machine.
 TINY = {
+    "dataset": "digits",
     "num_members": 2,
     "teacher_hidden": 8,
     "student_hidden": 4,

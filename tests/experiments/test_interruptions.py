@@ -1,6 +1,5 @@
 """A run that is stopped, in whatever way, goes on to the bits of one that never was."""
 
-import json
 import resource
 import shutil
 import signal
@@ -11,7 +10,7 @@ from conftest import TWO, write_npz
 from study_runs import TINY, assert_same_bits, checkpoints, interrupt, one_line, unfinished
 
 PHASES = ["teacher", "direct-0.2", "student-ce-dataset-0.2", "student-dse_projected-dataset-0.2"]
-LAST_STEPS = [60, 24, 48, 48]
+LAST_STEPS = [36, 8, 16, 16]
 
 
 def stop(workdir, when, number=signal.SIGKILL, cache=None, **options):
@@ -33,25 +32,25 @@ def test_a_run_stopped_again_and_again(run_two, tmp_path):
     assert one_line(stopped.stderr) == (
         "error: stopped; the same command goes on from the last checkpoint."
     )
-    before = checkpoints(path, "teacher")[-1].name
-    assert before < "step_000000060"
+    assert checkpoints(path, "teacher")
 
-    # A kill while a checkpoint of the teacher is being written. The kill may come a moment
-    # late, when the checkpoint is whole: then once more.
+    # A kill while a checkpoint is being written. It may come a moment late, when the
+    # checkpoint is whole: then once more.
+    def torn():
+        return [torn for phase in PHASES for torn in unfinished(path, phase)]
+
     for _ in range(5):
-        stopped = stop(path, lambda: unfinished(path, "teacher"), cache=cache)
+        stopped = stop(path, torn, cache=cache)
         assert stopped.returncode == -signal.SIGKILL
-        if unfinished(path, "teacher"):
+        if torn():
             break
-    assert unfinished(path, "teacher")
-    assert before <= checkpoints(path, "teacher")[-1].name < "step_000000060"
-    assert "Traceback" not in stopped.stderr
+    assert torn() and checkpoints(path, "teacher")
 
-    # A kill in the midst of the second student.
-    stopped = stop(path, lambda: num_rows(path, '"student[dse_projected') >= 10, cache=cache)
+    # A kill in the midst of the second student, after its first block of ten batches.
+    stopped = stop(path, lambda: num_rows(path, '"student[dse_projected') >= 11, cache=cache)
     assert stopped.returncode == -signal.SIGKILL
-    assert num_rows(path, '"student[ce') == 48 > num_rows(path, '"student[dse_projected')
-    assert not (path / "student").exists()
+    assert num_rows(path, '"student[ce') == 16
+    assert not (path / "summary.json").exists()
 
     # A kill in the midst of the export of the second student.
     def is_exporting():
@@ -105,15 +104,15 @@ def test_damaged_checkpoints_are_fallen_back_from(run_two, tmp_path):
     truncate(teacher[-1])
     # The baseline's newest was never finished: it has no manifest, but what orbax writes.
     direct[-1].with_suffix(".json").unlink()
-    (direct[-1].parent / "step_000000024.json.partial").write_text('{"_CHECKPOINT')
+    (direct[-1].parent / "step_000000008.json.partial").write_text('{"_CHECKPOINT')
     # Both of the first student's are damaged, one in a bit, one in its manifest: from the start.
     flip(ce[-1])
     ce[-2].with_suffix(".json").write_text("{")
     # The second student's newest lacks a file; and a temporary folder of orbax's is left.
     study_runs.largest_file(projected[-1]).unlink()
-    (projected[-1].parent / "step_000000047.orbax-checkpoint-tmp-1" / "d").mkdir(parents=True)
+    (projected[-1].parent / "step_000000017.orbax-checkpoint-tmp-1" / "d").mkdir(parents=True)
     with open(path / "metrics.csv", "a") as file:
-        file.write('"student[dse_projected,dataset,0.2]",48,0.66')  # A torn row.
+        file.write('"student[dse_projected,dataset,0.2]",16,0.66')  # A torn row.
 
     done = study_runs.succeed(path, TWO, cache=run_two.cache)
     assert done.stderr.splitlines() == [
@@ -170,6 +169,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     (word,) = [w for w in line.replace(".", " ").split() if w.isdigit()]
     step = int(word)
     assert line.startswith(f"error: the loss became NaN or infinite at step {step}. ")
+    assert "other settings or another --seed need another workdir" in line
     # Ten steps an epoch, and an example drawn three times in expectation: not at once.
     assert 1 < step <= 10
     with open(path / "metrics.csv") as file:
@@ -181,20 +181,3 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     again = study_runs.run(path, settings, is_hasty=True)
     assert again.returncode == 1 and again.stderr == failed.stderr
     assert checkpoints(path, "teacher")[-1].name == f"step_{step - 1:09d}"
-
-
-def test_an_objective_that_overflows_is_named_by_its_step(run_one, tmp_path):
-    """A setting that no float32 bears: the ensemble and the baseline stay."""
-    settings = run_one.settings | {
-        "loss": "ce+dse",
-        "derivative_weight": 3e38,
-        "teacher_from": run_one.path,
-        "checkpoint_seconds": 0,
-    }
-    failed = study_runs.run(tmp_path / "run", settings, cache=run_one.cache)
-    assert failed.returncode == 1
-    assert "the loss became NaN or infinite at step " in one_line(failed.stderr)
-    assert "other settings or another --seed need another workdir" in failed.stderr
-    assert checkpoints(tmp_path / "run", "direct-0.2")[-1].name == "step_000000024"
-    config = json.loads((tmp_path / "run/config.json").read_text())
-    assert config["settings"]["derivative_weight"] == 3e38

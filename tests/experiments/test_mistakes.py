@@ -1,5 +1,6 @@
 """A user's mistake is one line on stderr that says what to do, and never a traceback."""
 
+import inspect
 import json
 import shutil
 
@@ -53,17 +54,21 @@ def borrowing_another_ensemble(folder, run_one):
     return run_one.settings | {"teacher_from": run_one.path, "num_members": 3, "batch_size": 10}
 
 
-def borrowing_an_unfinished_one(folder, run_one):
-    """The checkpoint of its last step is gone: there is one of a step before."""
-    lender = folder / "lender"
-    shutil.copytree(run_one.path, lender)
-    newest = study_runs.checkpoints(lender, "teacher")[-1]
-    assert newest.name == "step_000000240"
-    newest.rename(newest.with_name("step_000000120"))
-    newest.with_suffix(".json").rename(newest.with_name("step_000000120.json"))
-    file = study_runs.largest_file(newest.with_name("step_000000120"))
+def borrowing_an_unfinished_one(folder, run_two):
+    """The lender's last checkpoint but one is its newest."""
+    shutil.copytree(run_two.path, folder / "lender")
+    newest = study_runs.checkpoints(folder / "lender", "teacher")[-1]
+    newest.with_suffix(".json").unlink()
+    shutil.rmtree(newest)
+    return run_two.settings | {"teacher_from": folder / "lender"}
+
+
+def borrowing_a_damaged_one(folder, run_one):
+    shutil.copytree(run_one.path, folder / "lender")
+    newest = study_runs.checkpoints(folder / "lender", "teacher")[-1]
+    file = study_runs.largest_file(newest)
     file.write_bytes(file.read_bytes()[:-1])
-    return run_one.settings | {"teacher_from": lender}
+    return run_one.settings | {"teacher_from": folder / "lender"}
 
 
 def given(**settings):
@@ -89,16 +94,16 @@ CASES = {
     ),
     "batch too large": (
         given(batch_size=2000),
-        "--batch_size 2000 is more than the 240 training examples there are; lower it, or raise "
+        "--batch_size 2000 is more than the 40 training examples there are; lower it, or raise "
         "--train_fraction.",
     ),
     "batch too large for the fraction": (
         given(train_fraction=0.01),
-        "--batch_size 20 is more than the 12 training examples there are",
+        "--batch_size 20 is more than the 2 training examples there are",
     ),
     "nothing left": (
         given(train_fraction=0.0001),
-        "a fraction of 0.0001 of 1200 training examples leaves none; raise it.",
+        "a fraction of 0.0001 of 200 training examples leaves none; raise it.",
     ),
     "labels where there are none": (
         given(loss="soft_target", generator="noise", label_weight=0.5),
@@ -130,6 +135,10 @@ CASES = {
         borrowing_an_unfinished_one,
         "--teacher_from {folder}/lender has not finished its ensemble.",
     ),
+    "damaged ensemble": (
+        borrowing_a_damaged_one,
+        "--teacher_from {folder}/lender has not finished its ensemble.",
+    ),
     "no ensemble": (
         lambda folder: {"teacher_from": folder / "nobody"},
         "--teacher_from {folder}/nobody holds no run of this study.",
@@ -138,15 +147,18 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def mistakes(runs, run_one, tmp_path_factory):
+def mistakes(runs, run_one, run_two, tmp_path_factory):
     """All of them, made two at a time: name to future of folder and finished process."""
+    finished = {"run_one": run_one, "run_two": run_two}
 
     def make(make_settings, folder):
-        takes_run = make_settings.__code__.co_argcount == 2
-        made = make_settings(folder, run_one) if takes_run else make_settings(folder)
-        settings = TINY | {"loss": "ce", "num_repeats": 1} | made
+        names = inspect.signature(make_settings).parameters
+        needed = {name: run for name, run in finished.items() if name in names}
+        own = {"dataset": write_npz(folder / "own.npz"), "loss": "ce", "num_repeats": 1}
+        settings = TINY | own | make_settings(folder, **needed)
         workdir = settings.pop("workdir", folder / "run")
-        return folder, study_runs.run(workdir, settings, cache=run_one.cache)
+        cache = needed.get("run_two", run_one).cache
+        return folder, study_runs.run(workdir, settings, cache=cache)
 
     return {
         name: runs.submit(name, make, make_settings, tmp_path_factory.mktemp("mistake"))
@@ -163,7 +175,7 @@ def test_a_mistake_is_one_line(mistakes, case):
     line = one_line("".join(f"{r}\n" for r in failed.stderr.splitlines() if r not in warnings))
     assert expected in line
     # Only the checkpoint that was damaged on purpose is warned of.
-    assert len(warnings) == (case == "unfinished ensemble")
+    assert len(warnings) == (case == "damaged ensemble")
     assert not (folder / "run" / "summary.json").exists()
 
 
@@ -193,22 +205,3 @@ def test_a_larger_cache_mends_it(mistakes, run_one):
     done = study_runs.succeed(folder / "run", settings, cache=run_one.cache)
     assert "240 examples: 9.6e-06 GB of 1e-05 GB allowed" in done.stdout
     study_runs.assert_same_bits(done, run_one)
-
-
-def test_no_second_run_in_a_workdir_that_is_running(run_one, tmp_path):
-    path = tmp_path / "run"
-    first = study_runs.start(path, run_one.settings, cache=run_one.cache)
-
-    def is_running():
-        return (path / "metrics.csv").exists()
-
-    second = []
-
-    def has_refused():
-        if is_running() and not second:
-            second.append(study_runs.run(path, run_one.settings, cache=run_one.cache))
-        return bool(second)
-
-    study_runs.interrupt(first, has_refused)
-    assert second[0].returncode == 1
-    assert f"another process is running in --workdir {path}" in one_line(second[0].stderr)

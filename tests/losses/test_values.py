@@ -301,3 +301,23 @@ def test_soft_target_with_label_refuses():
         loss(f=MATRIX, t=MATRIX)
     with pytest.raises(ValueError, match="temperature"):
         loss(temperature=0.0)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_teacher_that_is_not_a_number_gives_no_number(bad):
+    """A loss of 0 would hide a broken teacher from everything that watches for NaN."""
+    student = jax.nn.log_softmax(jnp.array([0.1, 0.2, 0.3]))
+    teacher = jnp.array([bad, 0.0, 0.0])
+    assert not jnp.isfinite(losses.kl_divergence(student, teacher))
+    assert not jnp.isfinite(losses.soft_target(student, teacher, temperature=2.0))
+    assert not jnp.isfinite(losses.cross_entropy(student, jnp.exp(teacher)))
+
+
+@pytest.mark.parametrize("temperature", [1e1, 1e2, 1e3, 1e4])
+def test_soft_target_keeps_its_precision_at_high_temperatures(temperature):
+    student, teacher = np.array([1.0, -2.0, 0.5, 0.1]), np.array([0.3, 0.4, -1.0, 2.0])
+    log_f = oracles.log_softmax(student / temperature)
+    log_t = oracles.log_softmax(teacher / temperature)
+    expected = temperature**2 * np.sum(np.exp(log_t) * (log_t - log_f))
+    value = losses.soft_target(jnp.float32(student), jnp.float32(teacher), temperature=temperature)
+    np.testing.assert_allclose(value, expected, rtol=max(1e-5, 1e-6 * temperature))

@@ -81,6 +81,33 @@ def test_the_standard_error_is_the_spread_of_the_estimate():
 
 
 @pytest.mark.parametrize(
+    ("of_repeats", "of_examples", "of_both"), [(0.0, 0.1, 0.3), (0.05, 0.3, 0.3), (0.3, 0.0, 0.1)]
+)
+def test_the_interaction_is_counted_once(of_repeats, of_examples, of_both):
+    """Crossed random effects, whose true standard error is known."""
+    rng = np.random.default_rng(3)
+    num_repeats, num_examples = 4, 60
+    squares = []
+    for _ in range(400):
+        result = metrics.estimate(
+            of_repeats * rng.normal(size=(num_repeats, 1))
+            + of_examples * rng.normal(size=(1, num_examples))
+            + of_both * rng.normal(size=(num_repeats, num_examples))
+        )
+        squares.append(result.stderr**2)
+    truth = of_repeats**2 / num_repeats + (of_examples**2 + of_both**2 / num_repeats) / num_examples
+    # The floor at the larger part leaves a small bias upwards.
+    assert np.mean(squares) == pytest.approx(truth, rel=0.2)
+
+
+def test_repeats_that_share_their_batches_count_as_one():
+    per_example = np.array([[0.0, 2.0], [2.0, 4.0], [4.0, 6.0]])
+    result = metrics.estimate(per_example, is_independent=False)
+    assert result.value == 3.0 and result.repeats == 1
+    assert result.stderr == pytest.approx(math.sqrt(1 + 4), rel=1e-12)
+
+
+@pytest.mark.parametrize(
     ("per_example", "message"),
     [
         (np.zeros(3), "per_example must have rank 2"),
@@ -103,15 +130,21 @@ def accuracy(log_probs, labels):
     return float(np.mean(metrics.correct(log_probs, labels)))
 
 
-@pytest.mark.parametrize("num_repeats", [1, 4])
-def test_bootstrap_of_a_mean_is_the_analytic_estimate(num_repeats):
+@pytest.mark.parametrize(("num_repeats", "is_independent"), [(1, True), (4, True), (4, False)])
+def test_bootstrap_of_a_mean_is_the_analytic_sum_of_two_parts(num_repeats, is_independent):
     log_probs, labels = some_predictions(num_repeats)
-    analytic = metrics.estimate(metrics.correct(log_probs, labels))
-    bootstrap = metrics.bootstrap_estimate(accuracy, log_probs, labels, num_resamples=2000)
-    assert bootstrap.value == pytest.approx(analytic.value, rel=1e-12)
-    assert bootstrap.repeats == num_repeats
+    hits = metrics.correct(log_probs, labels)
+    bootstrap = metrics.bootstrap_estimate(
+        accuracy, log_probs, labels, num_resamples=2000, is_independent=is_independent
+    )
+    of_examples = np.var(hits.mean(0), ddof=1) / hits.shape[1]
+    of_repeats = np.var(hits.mean(1), ddof=1) if num_repeats > 1 else 0.0
+    num_independent = num_repeats if is_independent else 1
+    expected = math.sqrt(of_examples + of_repeats / num_independent)
+    assert bootstrap.value == pytest.approx(hits.mean(), rel=1e-12)
+    assert bootstrap.repeats == num_independent
     # A standard deviation from 2000 resamples is known to 1.6 %.
-    assert bootstrap.stderr == pytest.approx(analytic.stderr, rel=0.06)
+    assert bootstrap.stderr == pytest.approx(expected, rel=0.06)
 
 
 def test_bootstrap_resamples_examples_with_their_labels():

@@ -238,8 +238,9 @@ def test_evaluation_sees_the_student_after_exactly_its_steps(evaluate_at):
         assert rows[step]["loss"] == (before + 1 + step) / 2
 
 
-def test_evaluation_steps_without_an_evaluation_are_none():
-    assert list(count(6, log_every=3, evaluate_at=(1, 2))[1]) == [3, 6]
+def test_evaluation_steps_without_an_evaluation_are_refused():
+    with pytest.raises(ValueError, match=r"evaluate_at = \[1, 2\] needs an evaluate_fn, got None"):
+        count(6, log_every=3, evaluate_at=(2, 1))
 
 
 def test_no_steps():
@@ -581,3 +582,39 @@ def test_log_spaced_raises():
     for first in (0, -3):
         with pytest.raises(ValueError, match=f"first must be at least 1, got {first}"):
             log_spaced(10, 4, first=first)
+
+
+def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path):
+    stream = streams.resample({"x": jnp.ones(4)}, 2)
+    update = training.gradient(lambda p, batch: jnp.mean((p - batch["x"]) ** 2), optax.sgd(0.1))
+
+    def run(num_steps):
+        return fit(
+            jax.random.key(0),
+            stream,
+            update,
+            update.init(jnp.array(0.0)),
+            num_steps,
+            checkpointer=Checkpointer(tmp_path / "c", every_seconds=0),
+        )
+
+    run(6)
+    with pytest.raises(ValueError, match="checkpoint is at step 6, beyond num_steps = 4"):
+        run(4)
+
+
+def test_a_student_that_broke_in_the_last_step_is_not_returned(tmp_path):
+    """The gradient of a square root at 0 is infinite, its value is not."""
+    stream = streams.resample({"x": jnp.ones(4)}, 2)
+    update = training.gradient(lambda p, batch: jnp.sum(jnp.sqrt(p)), optax.sgd(0.1))
+    checkpointer = Checkpointer(tmp_path / "c", every_seconds=0)
+    with pytest.raises(NonFiniteLossError, match="student became NaN or infinite at step 1"):
+        fit(
+            jax.random.key(0),
+            stream,
+            update,
+            update.init(jnp.zeros(2)),
+            1,
+            checkpointer=checkpointer,
+        )
+    assert not list((tmp_path / "c").glob("step_*"))
