@@ -234,7 +234,7 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
                 names.append(f"[{loss},{generator},{part:g}]" if len(conditions) > 1 else "")
                 title = f"{loss}, {generator}, {100 * part:g}%"
                 lines.append(line(title, "student", names[-1]))
-    header = ["test set", "accuracy %", "gap", "log-prob, nats", "ECE %", "thesis, %"]
+    header = ["test set", "accuracy %", "gap", "log p, nats", "ECE %", "thesis %"]
     if all(line[-1] == "–" for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]
     report.print_table(

@@ -11,6 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from experiments.compress_ensemble.settings import GENERATORS, LOSSES
+
 ROOT = Path(__file__).parents[2]
 MODULE = "experiments.compress_ensemble"
 PATIENCE = 280  # Seconds that any one process may take on a busy machine.
@@ -24,6 +28,61 @@ TINY = {
     "student_epochs": 4,
     "train_fraction": 0.2,
 }
+
+
+def write_npz(path, *, seed=0, dtype=np.uint8, changes=()):
+    """A small data set of one's own: three classes of 4 x 5 images."""
+    rng = np.random.default_rng(seed)
+    means = rng.integers(40, 215, size=(3, 4, 5))
+    arrays = {}
+    for split, size in (("train", 200), ("test", 50)):
+        labels = rng.integers(3, size=size)
+        pixels = means[labels] + rng.normal(scale=40, size=(size, 4, 5))
+        arrays[f"{split}_x"] = np.clip(pixels, 0, 255).astype(dtype)
+        arrays[f"{split}_y"] = labels
+    for key, index, value in changes:
+        arrays[key][index] = value
+    np.savez(path, **arrays)
+    return path
+
+
+# The least there is: one condition, one repeat.
+ONE = TINY | {"loss": "ce", "num_repeats": 1, "teacher_epochs": 4}
+# For interruptions: two conditions, of which one asks the teacher as it goes, ten batches at
+# a time; a checkpoint at each of 36 + 8 + 16 + 16 steps.
+TWO = TINY | {
+    "loss": "ce,dse_projected",
+    "num_repeats": 2,
+    "batch_size": 200,
+    "teacher_epochs": 6,
+    "direct_epochs": 8,
+    "student_epochs": 16,
+    "checkpoint_seconds": 0,
+}
+ALL = TINY | {
+    "loss": ",".join(LOSSES),
+    "generator": ",".join(GENERATORS),
+    "num_repeats": 1,
+    "teacher_epochs": 0.2,
+    "direct_epochs": 0.5,
+    "student_epochs": 0.5,
+}
+RUN = f"import runpy; runpy.run_module('{MODULE}', run_name='__main__')\n"
+# Twelve exports, believed as they are written: that they are verified is tested elsewhere.
+ALL_CODE = "from kd.export import writing; writing.verify = lambda *_, **__: None\n" + RUN
+# A data set of one's own, the grid (of one loss and one generator), TensorBoard.
+OWN = TINY | {
+    "grid": "true",
+    "num_repeats": 2,
+    "batch_size": 10,
+    "temperature": 2,
+    "label_weight": 0.25,
+    "tensorboard": "true",
+}
+OWN_CODE = (
+    "from experiments.compress_ensemble import settings\n"
+    "settings.LOSSES, settings.GENERATORS = ('soft_target',), ('dataset',)\n" + RUN
+)
 
 
 def flags_of(settings: dict) -> list[str]:

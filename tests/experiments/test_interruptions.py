@@ -1,15 +1,24 @@
 """A run that is stopped, in whatever way, goes on to the bits of one that never was."""
 
-import resource
 import shutil
 import signal
 
 import numpy as np
 import study_runs
-from conftest import TWO, write_npz
-from study_runs import TINY, assert_same_bits, checkpoints, interrupt, one_line, unfinished
+from study_runs import (
+    RUN,
+    TINY,
+    TWO,
+    assert_same_bits,
+    checkpoints,
+    interrupt,
+    one_line,
+    unfinished,
+    write_npz,
+)
 
 PHASES = ["teacher", "direct-0.2", "student-ce-dataset-0.2", "student-dse_projected-dataset-0.2"]
+PROGRESS = ("teacher  ", "direct[", "student[")
 LAST_STEPS = [36, 8, 16, 16]
 
 
@@ -58,12 +67,17 @@ def test_a_run_stopped_again_and_again(run_two, tmp_path):
 
     stopped = stop(path, is_exporting, cache=cache)
     assert stopped.returncode == -signal.SIGKILL
+    # What was done was not done again.
+    trained = {line.split()[0] for line in stopped.stdout.splitlines() if line.startswith(PROGRESS)}
+    assert trained == {"student[dse_projected,dataset,0.2]"}
     assert set(study_runs.students(path)) >= {"student/ce-dataset-0.2"}
     assert not (path / "summary.json").exists()
 
-    # And at last it ends.
+    # And at last it ends, with nothing left to train.
     done = study_runs.succeed(path, TWO, cache=cache)
     assert done.stderr == ""
+    assert not [line for line in done.stdout.splitlines() if line.startswith(PROGRESS)]
+    assert [line for line in run_two.stdout.splitlines() if line.startswith(PROGRESS)]
     assert_same_bits(done, run_two)
     names = {file.name for file in path.rglob("*")}
     assert not [name for name in names if name.endswith((".partial", ".old"))]
@@ -111,6 +125,8 @@ def test_damaged_checkpoints_are_fallen_back_from(run_two, tmp_path):
     # The second student's newest lacks a file; and a temporary folder of orbax's is left.
     study_runs.largest_file(projected[-1]).unlink()
     (projected[-1].parent / "step_000000017.orbax-checkpoint-tmp-1" / "d").mkdir(parents=True)
+    kept = teacher[-2], direct[-2], projected[-2]
+    before = [study_runs.largest_file(folder).stat() for folder in kept]
     with open(path / "metrics.csv", "a") as file:
         file.write('"student[dse_projected,dataset,0.2]",16,0.66')  # A torn row.
 
@@ -122,23 +138,24 @@ def test_damaged_checkpoints_are_fallen_back_from(run_two, tmp_path):
     assert_same_bits(done, run_two)
     for phase in PHASES:
         assert unfinished(path, phase) == []
+    # It did go on from those that were whole: they were not written again.
+    assert [study_runs.largest_file(folder).stat() for folder in kept] == before
 
 
 def test_a_full_disk(run_two, tmp_path):
     """No file may grow as large as the second student's checkpoint: one line, nothing lost."""
     path = tmp_path / "run"
+    copy_unfinished(run_two, path)
+    shutil.rmtree(path / "checkpoints" / PHASES[3])
     limit = 100_000
     sizes = [
         study_runs.largest_file(checkpoints(run_two.path, phase)[-1]).stat().st_size
         for phase in PHASES
     ]
     assert max(sizes[:3]) < limit < sizes[3]
-    full = study_runs.run(
-        path,
-        TWO,
-        cache=run_two.cache,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    # Not in `preexec_fn`: that would fork this process, which JAX made multithreaded.
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n" + RUN
+    full = study_runs.run(path, TWO, cache=run_two.cache, code=code)
     assert full.returncode == 1
     line = one_line(full.stderr)
     assert "could not write the checkpoint step_000000001" in line

@@ -7,8 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import study_runs
-from conftest import write_npz
-from study_runs import TINY, one_line
+from study_runs import TINY, one_line, write_npz
 
 
 def npz(name, changes=(), dtype=np.float32):
@@ -125,7 +124,7 @@ CASES = {
     # 240 examples of 10 log-probabilities of 4 bytes: 9.6 kB.
     "cache too small": (
         with_too_small_a_cache,
-        "the teacher's labels would take 9.6e-06 GB and 1e-06 GB are allowed. Raise --cache_gb",
+        "the teacher's labels would take 9.6e-06 GB, and --cache_gb allows 1e-06: raise it",
     ),
     "another ensemble": (
         borrowing_another_ensemble,

@@ -156,9 +156,9 @@ def test_the_studys_table_by_value(capsys, tmp_path):
 
     out, by_name = table()
     assert by_name["teacher, 10 nets"][:2] == ["98.67 ± 0.25", "–"]
-    assert by_name["direct, 10 %"][:2] == ["99.92 ± 0.25", "+1.25"]
+    assert by_name["direct, 10%"][:2] == ["99.92 ± 0.25", "+1.25"]
     ours = ["8.17 ± 0.25", "-90.50", "-0.500 ± 0.250", "99.9"]
-    assert by_name["ce, dataset, 10 %"] == [*ours, "63.98"]
+    assert by_name["ce, dataset, 10%"] == [*ours, "63.98"]
     assert by_name["parameters"] == ["123,456,789", "123,457", "1,000 x"]
     assert by_name["latency[1], ms"] == ["123456789.000", "123456.789", "1,000 x"]
     assert str(tmp_path) in out and "86399 s" in out and "thesis" in out
@@ -166,7 +166,7 @@ def test_the_studys_table_by_value(capsys, tmp_path):
     for row in summary["rows"]:
         row["paper"] = None
     out, by_name = table()
-    assert "thesis" not in out and by_name["ce, dataset, 10 %"] == ours
+    assert "thesis" not in out and by_name["ce, dataset, 10%"] == ours
 
 
 # Progress.
