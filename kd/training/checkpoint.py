@@ -1,10 +1,14 @@
 """Checkpoints: verified on restore, so that a torn one falls back to the one before."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -57,7 +61,8 @@ class Checkpointer:
         path = self._directory / f"step_{step:09d}"
         self._remove(path)
         try:
-            ocp.save(path, state)
+            with _interrupts_deferred():
+                ocp.save(path, state)
         except Exception as error:  # orbax wraps some failed writes in its own types.
             self._remove(path)
             raise OSError(f"could not write the checkpoint {path.name}: {error}") from error
@@ -84,7 +89,8 @@ class Checkpointer:
             _delete(stray)  # What a killed save left behind; others' files stay.
         for path in reversed(finished):
             if _is_whole(path):
-                return jax.block_until_ready(ocp.load(path, template))
+                with _interrupts_deferred():
+                    return jax.block_until_ready(ocp.load(path, template))
             _LOG.warning("checkpoint %s is damaged; falling back to the one before it.", path.name)
             if tidy:
                 self._remove(path)
@@ -96,6 +102,26 @@ class Checkpointer:
     def _remove(self, path: Path) -> None:
         path.with_suffix(".json").unlink(missing_ok=True)
         _delete(path)
+
+
+@contextlib.contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Holds Ctrl-C back to the end of the block.
+
+    orbax, when interrupted, leaves threads that wait for ever, and Python waits for them.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    caught = []
+    signal.signal(signal.SIGINT, lambda *arguments: caught.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if caught:
+            handler(*caught[0])
 
 
 def _delete(path: Path) -> None:
