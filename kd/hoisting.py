@@ -19,7 +19,8 @@ def hoisted_jit(fn: Callable, *example: Any, donate_argnums: Sequence[int] = ())
       donate_argnums: of `fn`'s arguments.
 
     Returns:
-      A compiled function of arguments shaped like `example`.
+      A compiled function of arguments shaped like `example`. It raises ValueError where
+      they are other pytrees.
 
     Example:
       >>> import jax.numpy as jnp
@@ -29,8 +30,11 @@ def hoisted_jit(fn: Callable, *example: Any, donate_argnums: Sequence[int] = ())
     """
     closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*example)
     structure = jax.tree.structure(shapes)
+    expected = jax.tree.structure(example)
 
     def evaluate(captured: Sequence[jax.Array], *args: Any) -> Any:
+        if jax.tree.structure(args) != expected:
+            raise ValueError(f"expected {expected}, got {jax.tree.structure(args)}.")
         leaves = jax.core.eval_jaxpr(closed.jaxpr, captured, *jax.tree.leaves(args))
         return jax.tree.unflatten(structure, leaves)
 

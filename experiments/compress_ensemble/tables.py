@@ -19,6 +19,7 @@ from kd.data import Dataset
 from kd.metrics import Estimate
 from kd.types import PyTree
 
+SPLITS = ("train", "test")
 LATENCY_BATCHES = (1, 256)
 NUM_TIMINGS = 30
 
@@ -91,7 +92,11 @@ def rows(
     """All final figures of a run."""
     is_thesis = _is_thesis(settings)
     labels, asked = dataset.test_y, teacher.test_log_probs[0]
-    found = _figures("teacher", "", teacher, labels, None, THESIS_TEACHER if is_thesis else ())
+    found = [
+        Row(f"data.{part}_examples", len(y), None, 1, "")
+        for part, y in zip(SPLITS, (dataset.train_y, dataset.test_y), strict=True)
+    ]
+    found += _figures("teacher", "", teacher, labels, None, THESIS_TEACHER if is_thesis else ())
     for fraction, baseline in direct.items():
         name = f"[{fraction:g}]" if len(direct) > 1 else ""
         paper = THESIS_DIRECT.get(fraction, ()) if is_thesis else ()
@@ -237,8 +242,12 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     header = ["test set", "accuracy %", "gap", "log p, nats", "ECE %", "thesis %"]
     if all(line[-1] == "–" for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]
+    num_train, num_test = (int(by_name[f"data.{part}_examples"]["value"]) for part in SPLITS)
     report.print_table(
-        f"{settings.dataset}: teacher, students, gap (± one standard error)", header, lines
+        f"{settings.dataset}: {num_train:,} training and {num_test:,} test examples; "
+        "gap to the teacher; ± one standard error",
+        header,
+        lines,
     )
     repeats = {by_name[f"student.accuracy{name}"]["repeats"] for name in names}
     if settings.num_repeats > 1 and 1 in repeats:

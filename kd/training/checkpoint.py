@@ -59,15 +59,15 @@ class Checkpointer:
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"step_{step:09d}"
-        self._remove(path)
-        try:
-            with _interrupts_deferred():
-                ocp.save(path, state)
-        except Exception as error:  # orbax wraps some failed writes in its own types.
+        with _interrupts_deferred():
             self._remove(path)
-            raise OSError(f"could not write the checkpoint {path.name}: {error}") from error
-        manifest = path.with_suffix(".json")
-        write_atomically(manifest, json.dumps(_digests(path), indent=0).encode())
+            try:
+                ocp.save(path, state)
+            except Exception as error:  # orbax wraps some failed writes in its own types.
+                self._remove(path)
+                raise OSError(f"could not write the checkpoint {path.name}: {error}") from error
+            manifest = path.with_suffix(".json")
+            write_atomically(manifest, json.dumps(_digests(path), indent=0).encode())
         for old in self._finished()[: -self._keep]:
             self._remove(old)
         self._last = time.monotonic()

@@ -76,7 +76,7 @@ def test_a_table_prints_every_cell(capsys):
 
 def full_summary(settings):
     """Rows for every condition, each figure as wide as it gets."""
-    rows = []
+    rows = [Row(f"data.{part}_examples", 1234567, None, 1, "") for part in ("train", "test")]
 
     def add(who, name, *, paper):
         widest = {"accuracy": (98.67, 12.34), "log_prob": (-12.345, 0.123), "ece": (99.9, 9.9)}
@@ -161,6 +161,7 @@ def test_the_studys_table_by_value(capsys, tmp_path):
     assert by_name["ce, dataset, 10%"] == [*ours, "63.98"]
     assert by_name["parameters"] == ["123,456,789", "123,457", "1,000 x"]
     assert by_name["latency[1], ms"] == ["123456789.000", "123456.789", "1,000 x"]
+    assert "1,234,567 training and 1,234,567 test examples" in " ".join(out.split())
     assert str(tmp_path) in out and "86399 s" in out and "thesis" in out
     # Where the thesis has no figure there is no column for it.
     for row in summary["rows"]:

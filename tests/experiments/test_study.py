@@ -21,6 +21,7 @@ from kd import data, metrics
 from kd.export import load_student
 
 CLASSIFIER_ROWS = ("accuracy", "log_prob", "brier", "ece")
+SIZES = ("train_examples", "test_examples")
 COSTS = ("parameters", "flops", "latency[1]", "latency[256]")
 
 
@@ -163,6 +164,7 @@ def test_the_summary_names_every_figure_without_brackets(run_one):
     assert 0 < summary["seconds"] < study_runs.PATIENCE
     names = [row["name"] for row in summary["rows"]]
     assert names == [
+        *(f"data.{key}" for key in SIZES),
         *(f"teacher.{key}" for key in CLASSIFIER_ROWS),
         *(f"direct.{key}" for key in (*CLASSIFIER_ROWS, "agreement")),
         *(f"student.{key}" for key in (*CLASSIFIER_ROWS, "agreement")),
@@ -181,12 +183,14 @@ def test_the_summary_names_every_figure_without_brackets(run_one):
             "flops": "per example",
             "latency[1]": "ms",
             "latency[256]": "ms",
+            "train_examples": "",
+            "test_examples": "",
         }.get(key, "%")
     for row in summary["rows"]:
         assert set(row) == {"name", "value", "stderr", "repeats", "unit", "paper"}
         assert row["paper"] is None  # The thesis has no figures on digits.
         assert row["repeats"] == 1
-        assert (row["stderr"] is None) == (row["name"].split(".")[1] in COSTS)
+        assert (row["stderr"] is None) == (row["name"].split(".")[1] in (*COSTS, *SIZES))
 
 
 def check_classifier(run, who, log_probs, labels, name=""):
@@ -329,7 +333,7 @@ def test_a_finished_run_is_shown_and_not_redone(run_one):
     assert again.stderr == ""
     # The table alone, to the letter: no phase's progress before it.
     assert run_one.stdout.endswith(again.stdout)
-    assert again.stdout.startswith("digits: teacher, students, gap")
+    assert again.stdout.startswith("digits: 1,200 training and 597 test examples")
 
 
 # Several conditions.

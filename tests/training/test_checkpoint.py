@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import re
+import signal
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -268,3 +270,35 @@ def test_raises(tmp_path):
     for seconds in (-1.0, float("nan")):
         with pytest.raises(ValueError, match=f"every_seconds must be at least 0, got {seconds}"):
             Checkpointer(tmp_path, every_seconds=seconds)
+
+
+@pytest.mark.parametrize("phase", ["save", "load"])
+def test_ctrl_c_waits_until_the_checkpoint_is_whole(tmp_path, monkeypatch, phase):
+    """It comes in the midst of orbax's work; it is not lost, and nothing else is."""
+    saved(tmp_path, 1)
+    real, after = getattr(checkpoint.ocp, phase), []
+
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        result = real(*args)
+        after.append(True)
+        return result
+
+    monkeypatch.setattr(checkpoint.ocp, phase, interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        saved(tmp_path, 2) if phase == "save" else restore(tmp_path)
+    assert after == [True]
+    assert signal.getsignal(signal.SIGINT) is handler
+    monkeypatch.undo()
+    check_is(restore(tmp_path), 2 if phase == "save" else 1)
+
+
+def test_outside_the_main_thread_signals_are_left_alone(tmp_path):
+    """Python sets handlers in the main thread only."""
+    handler = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=saved, args=(tmp_path, 1))
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is handler
+    check_is(restore(tmp_path), 1)
