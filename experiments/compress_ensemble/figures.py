@@ -9,14 +9,15 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import NullFormatter  # noqa: E402
 
 from experiments.compress_ensemble.tables import Students, Trained, curve_figures  # noqa: E402
 from experiments.run import Run  # noqa: E402
 from kd.data import Dataset  # noqa: E402
 from kd.derivatives import input_jacobian  # noqa: E402
 
-# One colour a loss and one line style a generator, the same in every figure
-# (Okabe and Ito's palette, told apart by colour-blind readers too).
+# One colour a loss, the same in every figure (Okabe and Ito's palette, told apart by
+# colour-blind readers too).
 COLOURS = {
     "ce": "#0072B2",
     "dse": "#D55E00",
@@ -25,7 +26,8 @@ COLOURS = {
     "logits": "#009E73",
     "soft_target": "#56B4E9",
 }
-STYLES = {"dataset": "-", "noise": ":"}
+INPUTS = {"dataset": "inputs: the data set", "noise": "inputs: noise"}
+FIGURES = {"accuracy": "accuracy, %", "log_prob": "log-probability, nats"}
 NAMES = {
     "ce": "cross-entropy",
     "dse": "derivatives",
@@ -72,52 +74,64 @@ def draw(
 def _training_curves(
     run: Run, fraction: float, conditions: Sequence[tuple], teacher: dict[str, float]
 ) -> plt.Figure:
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
-    batch_size = run.settings.batch_size
-    for loss, generator, _ in conditions:
-        curve = _curve(run, f"student[{loss},{generator},{fraction:g}]", batch_size)
-        label = NAMES[loss] if generator == "dataset" else f"{NAMES[loss]}, {generator} inputs"
-        for axis, figures in zip(axes, curve[1:], strict=True):
-            axis.plot(curve[0], figures, STYLES[generator], color=COLOURS[loss], label=label)
-    curve = _curve(run, f"direct[{fraction:g}]", batch_size)
-    for axis, figures in zip(axes, curve[1:], strict=True):
-        axis.plot(curve[0], figures, "--", color="#555555", label="trained on the labels")
-    for axis, name in zip(axes, ("accuracy", "log_prob"), strict=True):
-        axis.axhline(teacher[name], color="black", linewidth=1, label="the ensemble")
-    axes[0].set(ylabel="test accuracy, %", xscale="log", xlabel="training examples seen")
-    axes[1].set(ylabel="test log-probability, nats", xscale="log", xlabel="training examples seen")
-    for axis in axes:
-        _keep_the_top(axis)
-    axes[1].legend(loc="lower right", fontsize=8)
+    """A row of panels for each generator, all on the same axes, with one legend."""
+    generators = list(dict.fromkeys(generator for _, generator, _ in conditions))
+    figure, axes = plt.subplots(
+        len(generators),
+        2,
+        figsize=(9.5, 0.6 + 2.7 * len(generators)),
+        sharex="all",
+        sharey="col",
+        squeeze=False,
+        layout="constrained",
+    )
+    curves = {c: _curve(run, f"student[{c[0]},{c[1]},{c[2]:g}]") for c in conditions}
+    baseline = _curve(run, f"direct[{fraction:g}]")
+    handles = {}
+    for generator, row in zip(generators, axes, strict=True):
+        for column, (axis, name) in enumerate(zip(row, teacher, strict=True), start=1):
+            for (loss, inputs, _), curve in curves.items():
+                if inputs == generator:
+                    (line,) = axis.plot(curve[0], curve[column], color=COLOURS[loss])
+                    handles[NAMES[loss]] = line
+            (labels,) = axis.plot(baseline[0], baseline[column], "--", color="#555555")
+            ensemble = axis.axhline(teacher[name], color="black", linewidth=1)
+            axis.set(ylabel=f"test {FIGURES[name]}", xscale="log")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+        if len(generators) > 1:
+            row[0].set_title(INPUTS[generator], loc="left", fontsize=9)
+    _keep_the_top(axes, {**curves, "labels": baseline}, list(teacher.values()))
+    for axis in axes[-1]:
+        axis.set_xlabel("training examples seen")
+    handles |= {"trained on the labels": labels, "the ensemble": ensemble}
+    figure.legend(handles.values(), handles.keys(), loc="outside right center")
+    repeats = run.settings.num_repeats
     figure.suptitle(
-        f"{run.settings.dataset}, {100 * fraction:g} % of the training set, "
-        f"mean of {run.settings.num_repeats}",
+        f"{run.settings.dataset}, {100 * fraction:g} % of the training set"
+        + (f", mean of {repeats} students" if repeats > 1 else ""),
         x=0.01,
         ha="left",
     )
-    figure.tight_layout()
     return figure
 
 
-def _curve(run: Run, phase: str, batch_size: int) -> tuple[list[float], list[float], list[float]]:
+def _curve(run: Run, phase: str) -> tuple[list[float], list[float], list[float]]:
     rows = [row for row in run.log.rows(phase) if "accuracy" in row]
-    examples = [batch_size * row["step"] for row in rows]
+    examples = [run.settings.batch_size * row["step"] for row in rows]
     return examples, [row["accuracy"] for row in rows], [row["log_prob"] for row in rows]
 
 
-def _keep_the_top(axis: plt.Axes) -> None:
+def _keep_the_top(axes: np.ndarray, curves: dict, teacher: Sequence[float]) -> None:
     """Leaves out what is far below every curve's end: first steps hide the differences."""
-    ends = [line.get_ydata()[-1] for line in axis.get_lines()]
-    low, high = min(ends), max(ends)
-    bottom = low - 1.2 * (high - low) - 1e-3
-    axis.set_ylim(bottom, high + 0.08 * (high - low) + 1e-3)
-    seen = [
-        x
-        for line in axis.get_lines()[:-1]
-        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
-        if y >= bottom
-    ]
-    axis.set_xlim(0.8 * min(seen), 1.2 * max(seen))
+    seen = []
+    for column in (1, 2):
+        ends = [curve[column][-1] for curve in curves.values()] + [teacher[column - 1]]
+        low, high = min(ends), max(ends)
+        bottom = low - 1.2 * (high - low) - 1e-3
+        axes[0, column - 1].set_ylim(bottom, high + 0.08 * (high - low) + 1e-3)
+        for curve in curves.values():
+            seen += [x for x, y in zip(curve[0], curve[column], strict=True) if y >= bottom]
+    axes[0, 0].set_xlim(0.8 * min(seen), 1.2 * max(seen))
 
 
 def _image_shape(dataset: Dataset) -> tuple[int, int] | None:

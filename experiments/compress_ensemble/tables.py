@@ -244,8 +244,8 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         header, lines = header[:-1], [line[:-1] for line in lines]
     num_train, num_test = (int(by_name[f"data.{part}_examples"]["value"]) for part in SPLITS)
     report.print_table(
-        f"{settings.dataset}: {num_train:,} training and {num_test:,} test examples; "
-        "gap to the teacher; ± one standard error",
+        f"{settings.dataset}, {num_train:,} training and {num_test:,} test examples "
+        "(± one standard error)",
         header,
         lines,
     )

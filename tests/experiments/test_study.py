@@ -333,7 +333,7 @@ def test_a_finished_run_is_shown_and_not_redone(run_one):
     assert again.stderr == ""
     # The table alone, to the letter: no phase's progress before it.
     assert run_one.stdout.endswith(again.stdout)
-    assert again.stdout.startswith("digits: 1,200 training and 597 test examples")
+    assert again.stdout.startswith("digits, 1,200 training and 597 test examples")
 
 
 # Several conditions.
