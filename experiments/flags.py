@@ -49,8 +49,8 @@ OPTION_HELP = {
     "preset": "quick or paper: the value of every setting not given",
     "workdir": "where to write, and from where to go on; under runs/ by default",
     "data_dir": "prepared TFDS data; TFDS_DATA_DIR by default",
-    "cache_gb": "most memory for the teacher's labels of a data set, in GB",
-    "checkpoint_seconds": "least time between two checkpoints",
+    "cache_gb": "most memory for the teacher's labels of a data set, in GB; 4 by default",
+    "checkpoint_seconds": "least time between two checkpoints; 30 by default",
     "tensorboard": "write TensorBoard events as well",
     "teacher_from": "workdir of another run with the same teacher, to use its",
 }
@@ -248,7 +248,7 @@ def _run(name: str, settings_class: type, run_fn) -> None:
     except OSError as error:
         _fail(f"{error}. Nothing that was saved is lost: free the cause, run the same command.")
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from the last checkpoint.", status=130)
+        _fail("stopped; the same command goes on from the last checkpoint, if any.", status=130)
 
 
 def _quiet_logs() -> None:
@@ -277,7 +277,7 @@ def default_workdir(name: str, preset: str, settings: Any) -> str:
     whole = "+".join([preset, *(f"{name}={_show(value)}" for name, value in changed.items())])
     leaf = "".join(c if c.isascii() and c.isprintable() and c != "/" else "_" for c in whole)[:180]
     if leaf != whole:
-        leaf += "-" + hashlib.sha256(repr(changed).encode()).hexdigest()[:12]
+        leaf += "..." + hashlib.sha256(repr(changed).encode()).hexdigest()[:12]
     return str(Path("runs") / name.rsplit(".", 1)[-1] / leaf)
 
 

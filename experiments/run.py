@@ -1,8 +1,9 @@
 """The run contract, once for every study: workdir, phases, errors, summary."""
 
+import contextlib
 import dataclasses
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,7 +102,9 @@ def execute(
     options: Options,
     *,
     columns: Sequence[str],
-    study_fn: Callable[[Run], list[Row]],
+    inputs_fn: Callable[[], dict[str, str | None]],
+    load_fn: Callable[[], Any],
+    study_fn: Callable[[Run, Any], list[Row]],
 ) -> dict[str, Any]:
     """Runs a study in its workdir, goes on with it, or returns the summary of a finished one.
 
@@ -111,7 +114,11 @@ def execute(
       settings: a dataclass; any other settings in the workdir are refused.
       options: of this invocation.
       columns: the figures of `metrics.csv`.
-      study_fn: the study, from a `Run` to its final rows.
+      inputs_fn: digests of the study's inputs by name, cheaply; a workdir of others is
+        refused.
+      load_fn: reads the inputs, and refuses what will not do, before the run begins: then
+        no new workdir is left behind.
+      study_fn: the study, from a `Run` and what `load_fn` returned to its final rows.
 
     Returns:
       The content of `summary.json`.
@@ -119,19 +126,46 @@ def execute(
     Raises:
       UserError: one line for anything the user can mend.
     """
-    workdir = Workdir(
-        options.workdir,
-        experiment=experiment,
-        preset=preset,
-        settings=dataclasses.asdict(settings),
-    )
-    summary = workdir.summary()
-    if summary is not None:
+    with _one_line_errors():
+        try:
+            inputs = inputs_fn()
+        except DataError:
+            if not (options.workdir / "summary.json").exists():
+                raise
+            inputs = {}  # A finished run is shown without its inputs.
+        workdir = Workdir(
+            options.workdir,
+            experiment=experiment,
+            preset=preset,
+            settings=dataclasses.asdict(settings),
+            inputs=inputs,
+        )
+        summary = workdir.summary()
+        if summary is not None:
+            return summary
+        try:
+            loaded = load_fn()
+        except BaseException:
+            workdir.leave()
+            raise
+        workdir.begin()
+        log = MetricsLog(workdir.file("metrics.csv"), list(columns))
+        writer = _writer(options, workdir)
+        try:
+            rows = study_fn(Run(settings, options, workdir, log, writer), loaded)
+        finally:
+            if writer is not None:
+                writer.close()
+        summary = report.summary(experiment, preset, workdir.seconds(), rows)
+        workdir.write_json("summary.json", summary)
         return summary
-    log = MetricsLog(workdir.file("metrics.csv"), list(columns))
-    writer = _writer(options, workdir)
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What the user can mend, as a `UserError`."""
     try:
-        rows = study_fn(Run(settings, options, workdir, log, writer))
+        yield
     except CacheTooLargeError as error:
         raise UserError(
             f"{error} Raise --cache_gb, or choose settings that need no such cache."
@@ -143,12 +177,6 @@ def execute(
         ) from error
     except (DataError, ExportError) as error:
         raise UserError(str(error)) from error
-    finally:
-        if writer is not None:
-            writer.close()
-    summary = report.summary(experiment, preset, workdir.seconds(), rows)
-    workdir.write_json("summary.json", summary)
-    return summary
 
 
 def _writer(options: Options, workdir: Workdir) -> Any:

@@ -1,5 +1,6 @@
 """A run's directory: who may write in it, what it was made with, and its metrics."""
 
+import contextlib
 import csv
 import fcntl
 import importlib.metadata
@@ -19,6 +20,7 @@ from experiments.flags import UserError
 from kd.files import write_atomically
 
 _LOG = logging.getLogger(__name__)
+LOCK = ".lock"
 TICK_SECONDS = 2.0
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -32,23 +34,52 @@ class Workdir:
       preset: "quick" or "paper".
       settings: every resolved setting, JSON-like. A directory made with others is
         refused.
+      inputs: a digest of what each input holds, by name; None where it is not known.
+        A directory made from others is refused.
 
     Raises:
       UserError: if the directory cannot be written, another process holds it, or it
         belongs to another experiment or other settings.
     """
 
-    def __init__(self, path: Path, *, experiment: str, preset: str, settings: dict[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        experiment: str,
+        preset: str,
+        settings: dict[str, Any],
+        inputs: dict[str, str | None] | None = None,
+    ):
         self.path = Path(path)
+        self._config = {
+            "experiment": experiment,
+            "preset": preset,
+            "settings": json.loads(json.dumps(settings)),
+            "inputs": inputs or {},
+        }
         self._lock = self._acquire()
         try:
-            self._check_config(experiment, json.loads(json.dumps(settings)), preset)
+            self._check_config()
         except BaseException:
             self._lock.close()
             raise
         self._seconds_before = self._read_seconds()
         self._start = time.monotonic()
         self._last_tick = self._start
+
+    def begin(self) -> None:
+        """Writes `config.json`, unless it is there: from here on the directory is this run's."""
+        if not (self.path / "config.json").exists():
+            self.write_json("config.json", self._config | _environment())
+
+    def leave(self) -> None:
+        """Removes the directory again if nothing has begun in it, and lets go of it."""
+        with contextlib.suppress(OSError):
+            if {path.name for path in self.path.iterdir()} == {LOCK}:
+                (self.path / LOCK).unlink()
+                self.path.rmdir()
+        self._lock.close()
 
     def file(self, *parts: str) -> Path:
         """A path below the directory, its parent created."""
@@ -78,7 +109,7 @@ class Workdir:
     def _acquire(self):
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held until the process ends)
+            lock = open(self.path / LOCK, "w")  # noqa: SIM115 (held until the process ends)
         except OSError as error:
             raise UserError(
                 f"--workdir {self.path} cannot be written ({error.strerror}); choose another."
@@ -91,7 +122,12 @@ class Workdir:
                 f"another process is running in --workdir {self.path}; wait for it, or choose "
                 "another workdir."
             ) from error
-        return lock
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(self.path / LOCK)):
+                return lock
+        # Another process has just left, and taken the directory with it.
+        lock.close()
+        return self._acquire()
 
     def _read_seconds(self) -> float:
         try:
@@ -99,31 +135,34 @@ class Workdir:
         except (OSError, ValueError):
             return 0.0
 
-    def _check_config(self, experiment: str, settings: dict[str, Any], preset: str) -> None:
+    def _check_config(self) -> None:
         path = self.path / "config.json"
         if not path.exists():
-            environment = _environment()
-            config = {"experiment": experiment, "preset": preset, "settings": settings}
-            self.write_json("config.json", config | environment)
             return
         config = _read_json(path)
-        if config.get("experiment") != experiment:
+        if config.get("experiment") != self._config["experiment"]:
             raise UserError(
                 f"--workdir {self.path} holds a run of {config.get('experiment')!r}; "
                 "choose another."
             )
-        there = config.get("settings")
-        there = there if isinstance(there, dict) else {}
+        there, here = _dict(config.get("settings")), self._config["settings"]
         differing = [
-            f"{name} ({there.get(name, 'absent')} there, {settings.get(name, 'absent')} here)"
-            for name in sorted(there.keys() | settings.keys())
-            if there.get(name) != settings.get(name)
+            f"{name} ({there.get(name, 'absent')} there, {here.get(name, 'absent')} here)"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
         ]
         if differing:
             raise UserError(
                 f"--workdir {self.path} holds a run with other settings: {', '.join(differing)}; "
                 "give the same, or choose another workdir."
             )
+        there = _dict(config.get("inputs"))
+        for name, digest in self._config["inputs"].items():
+            if digest is not None and there.get(name) != digest:
+                raise UserError(
+                    f"--workdir {self.path} holds a run on another {name}: its content has changed "
+                    "since; bring the old one back, or choose another workdir."
+                )
         self._warn_of_changes(config)
 
     def _warn_of_changes(self, config: dict[str, Any]) -> None:
@@ -216,6 +255,10 @@ def _is_whole(row: dict[str, Any]) -> bool:
     except (TypeError, ValueError):
         return False
     return None not in row
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

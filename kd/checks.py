@@ -62,6 +62,14 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}.")
 
 
+def check_key(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is one typed random key."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or jnp.ndim(value):
+        found = type(value).__name__ if dtype is None else f"{dtype}{list(jnp.shape(value))}"
+        raise TypeError(f"{name} must be one typed key, as of jax.random.key(0); got {found}.")
+
+
 def check_same_length(name: str, tree: Any) -> int:
     """Returns the common leading length of all leaves of `tree`.
 

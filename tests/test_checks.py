@@ -43,6 +43,17 @@ def test_check_floating():
         refused(TypeError, f"a must be floating, got {dtype}.", checks.check_floating, "a", value)
 
 
+def test_check_key():
+    checks.check_key("a", jax.random.key(0))
+    for value, found in [
+        (0, "int"),
+        (jnp.zeros(2, jnp.uint32), "uint32[2]"),
+        (jax.random.split(jax.random.key(0)), "key<fry>[2]"),
+    ]:
+        message = f"a must be one typed key, as of jax.random.key(0); got {found}."
+        refused(TypeError, message, checks.check_key, "a", value)
+
+
 def test_check_positive():
     for value in (1, 0.5, np.float32(2), jnp.array(3.0)):
         checks.check_positive("a", value)

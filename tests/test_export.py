@@ -113,6 +113,27 @@ def test_student_traces_under_jit(exported):
     np.testing.assert_allclose(jax.jit(student.__call__)(x), student(x), rtol=0, atol=1e-6)
 
 
+def test_a_loaded_student_has_input_derivatives(exported):
+    """It can be a teacher of derivatives in its turn."""
+    student, x, params = load_student(exported), examples(3), make_params()
+    for c in range(3):
+        found = jax.grad(lambda x, c=c: jnp.sum(student(x)[:, c]))(x)
+        live = jax.vmap(jax.grad(lambda x, c=c: apply_fn(params, x)[c]))(x)
+        np.testing.assert_allclose(found, live, rtol=1e-5, atol=1e-6)
+
+
+def test_no_path_of_the_machine_that_wrote_it_is_inside(exported):
+    content = (exported / "student.stablehlo").read_bytes()
+    for path in (Path(__file__), Path(jax.__file__).parent, Path.cwd(), Path("site-packages")):
+        assert str(path).encode() not in content
+    assert b".py" not in content
+
+
+def test_a_student_is_shown_in_a_line(exported):
+    text = repr(load_student(exported))
+    assert text == ("Student(160 parameters; float32 inputs [b, 4, 4]; {'name': 'ü', 'k': [1, 2]})")
+
+
 def test_loads_in_a_fresh_process_without_the_training_side(exported, tmp_path):
     np.save(tmp_path / "x.npy", examples(5))
     program = f"""

@@ -1,6 +1,7 @@
 """The study's figures: training curves as in figures 2.6-2.9, and input derivatives."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,8 @@ def draw(
         shown = {c: students[c] for c in matched if c[2] == smallest}
         shape = _image_shape(dataset)
         if shape is not None:
-            _save(_derivatives(dataset, shape, teacher, shown), run, "derivatives.png")
+            maps = _derivatives(dataset, shape, teacher, shown, run.settings.num_repeats)
+            _save(maps, run, "derivatives.png")
 
 
 def _training_curves(
@@ -107,7 +109,7 @@ def _training_curves(
     figure.legend(handles.values(), handles.keys(), loc="outside right center")
     repeats = run.settings.num_repeats
     figure.suptitle(
-        f"{run.settings.dataset}, {100 * fraction:g} % of the training set"
+        f"{Path(run.settings.dataset).name}, {100 * fraction:g} % of the training set"
         + (f", mean of {repeats} students" if repeats > 1 else ""),
         x=0.01,
         ha="left",
@@ -128,7 +130,9 @@ def _keep_the_top(axes: np.ndarray, curves: dict, teacher: Sequence[float]) -> N
         ends = [curve[column][-1] for curve in curves.values()] + [teacher[column - 1]]
         low, high = min(ends), max(ends)
         bottom = low - 1.2 * (high - low) - 1e-3
-        axes[0, column - 1].set_ylim(bottom, high + 0.08 * (high - low) + 1e-3)
+        top = high + 0.08 * (high - low) + 1e-3
+        floor, ceiling = ((0.0, 100.0), (-np.inf, 0.0))[column - 1]
+        axes[0, column - 1].set_ylim(max(bottom, floor), min(top, max(ceiling, high)))
         for curve in curves.values():
             seen += [x for x, y in zip(curve[0], curve[column], strict=True) if y >= bottom]
     axes[0, 0].set_xlim(0.8 * min(seen), 1.2 * max(seen))
@@ -142,7 +146,7 @@ def _image_shape(dataset: Dataset) -> tuple[int, int] | None:
 
 
 def _derivatives(
-    dataset: Dataset, shape: tuple[int, int], teacher: Trained, students: Students
+    dataset: Dataset, shape: tuple[int, int], teacher: Trained, students: Students, repeats: int
 ) -> plt.Figure:
     """Where each model's log-probability of the true class rises (red) and falls (blue)."""
     classes = np.unique(dataset.test_y)[:NUM_DIGITS]
@@ -170,7 +174,8 @@ def _derivatives(
     for axis, name in zip(axes[:, 0], ["input", *maps], strict=True):
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
     figure.suptitle(
-        "derivative of the true class's log-probability by the input, each on its own scale",
+        "where the true class's log-probability rises (red) and falls (blue) with the input;\n"
+        "each map on its own scale" + (", the first student of each" if repeats > 1 else ""),
         fontsize=9,
     )
     figure.tight_layout()

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from experiments.compress_ensemble.objectives import Objective
 from experiments.compress_ensemble.settings import Settings
-from experiments.flags import UserError
+from experiments.flags import Options, UserError
 from experiments.run import Run
 from kd import data, streams
 from kd.data import Dataset
@@ -35,28 +35,35 @@ def labels(run: Run, dataset: Dataset, teacher_fn: LogProbFn) -> Batch:
     asked, derivatives = _to_cache(run.settings, dataset)
     needed = streams.cache_bytes(asked, teacher_fn, derivatives=derivatives)
     print(
-        f"the teacher labels {len(asked['x'])} examples: {needed / 1e9:.3g} GB of "
+        f"the teacher labels {len(asked['x'])} examples: {_size(needed)} of "
         f"{run.options.cache_gb:g} GB allowed",
         flush=True,
     )
     return streams.label_dataset(asked, teacher_fn, derivatives=derivatives)
 
 
-def check_cache(run: Run, dataset: Dataset) -> None:
+def check_cache(settings: Settings, options: Options, dataset: Dataset) -> None:
     """Refuses labels that would take more than `--cache_gb`, before anything is trained."""
-    if cached_losses(run.settings):
-        asked, derivatives = _to_cache(run.settings, dataset)
+    if cached_losses(settings):
+        asked, derivatives = _to_cache(settings, dataset)
 
         def stand_in(x: Array) -> Array:
             return jnp.zeros(dataset.num_classes) + 0 * jnp.sum(x)
 
         needed = streams.cache_bytes(asked, stand_in, derivatives=derivatives)
-        if needed > run.options.cache_gb * 1e9:
+        if needed > options.cache_gb * 1e9:
             raise UserError(
-                f"the teacher's labels would take {needed / 1e9:.3g} GB, and --cache_gb allows "
-                f"{run.options.cache_gb:g}: raise it, lower --train_fraction, or use "
+                f"the teacher's labels would take {_size(needed)}, and --cache_gb allows "
+                f"{options.cache_gb:g}: raise it, lower --train_fraction, or use "
                 "--loss=dse_projected, which needs no cache."
             )
+
+
+def _size(num_bytes: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= scale:
+            return f"{num_bytes / scale:.3g} {unit}"
+    return f"{num_bytes / 1e3:.3g} kB"
 
 
 def _to_cache(settings: Settings, dataset: Dataset) -> tuple[Batch, str | None]:

@@ -44,18 +44,31 @@ def run(preset: str, settings: Settings, options: Options) -> None:
         for loss, generator, _ in settings.conditions()
     ):
         raise UserError("--label_weight needs labels, and --generator=noise has none: give 0.")
-    summary = execute(EXPERIMENT, preset, settings, options, columns=COLUMNS, study_fn=compress)
+    summary = execute(
+        EXPERIMENT,
+        preset,
+        settings,
+        options,
+        columns=COLUMNS,
+        inputs_fn=partial(_inputs, settings, options),
+        load_fn=partial(load, settings, options),
+        study_fn=compress,
+    )
     tables.show(summary, settings, options.workdir)
 
 
-def compress(run: Run) -> list[Row]:
+def load(settings: Settings, options: Options) -> Dataset:
+    """The data set; what will not do is refused now, and not after the ensemble is trained."""
+    dataset = data.load(settings.dataset, data_dir=options.data_dir)
+    for _, _, fraction in settings.conditions():
+        _num_steps(data.take_first(dataset, fraction), settings.batch_size, 1)
+    inputs.check_cache(settings, options, dataset)
+    return dataset
+
+
+def compress(run: Run, dataset: Dataset) -> list[Row]:
     """Ensemble, baselines, students; then figures, exports and rows."""
-    dataset = data.load(run.settings.dataset, data_dir=run.options.data_dir)
     fractions = dict.fromkeys(fraction for _, _, fraction in run.settings.conditions())
-    # What will not do is refused now, and not after the ensemble has been trained.
-    for fraction in fractions:
-        _num_steps(data.take_first(dataset, fraction), run.settings.batch_size, 1)
-    inputs.check_cache(run, dataset)
     teacher = train_ensemble(run, dataset)
     direct = {fraction: train_direct(run, dataset, fraction) for fraction in fractions}
     students = distil_all(run, dataset, teacher)
@@ -148,7 +161,12 @@ def export(run: Run, dataset: Dataset, students: tables.Students) -> None:
             student.log_prob_fn,
             jax.tree.map(lambda leaf: leaf[0], student.params),
             input_shape=dataset.train_x.shape[1:],
-            metadata={"experiment": EXPERIMENT, "condition": list(condition)},
+            metadata={
+                "experiment": EXPERIMENT,
+                "condition": list(condition),
+                "dataset": run.settings.dataset,
+                "input_range": [float(dataset.train_x.min()), float(dataset.train_x.max())],
+            },
         )
 
 
@@ -191,8 +209,11 @@ def _borrowed(run: Run, template: training.FitState, num_steps: int) -> training
     """The ensemble of another run with the same ensemble settings."""
     source = Path(run.options.teacher_from)
     try:
-        there = json.loads((source / "config.json").read_text())["settings"]
+        config = json.loads((source / "config.json").read_text())
+        there = config["settings"]
         differing = [n for n in ENSEMBLE_SETTINGS if there[n] != _jsonable(run.settings, n)]
+        if config["inputs"] != _inputs(run.settings, run.options):
+            differing.append("the content of the data set")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--teacher_from {source} holds no run of this study.") from error
     if differing:
@@ -203,6 +224,10 @@ def _borrowed(run: Run, template: training.FitState, num_steps: int) -> training
     if state is None or int(np.max(state.step)) != num_steps:
         raise UserError(f"--teacher_from {source} has not finished its ensemble.")
     return state
+
+
+def _inputs(settings: Settings, options: Options) -> dict[str, str | None]:
+    return {"dataset": data.fingerprint(settings.dataset, data_dir=options.data_dir)}
 
 
 def _jsonable(settings: Settings, name: str) -> object:

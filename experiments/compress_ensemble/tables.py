@@ -170,7 +170,7 @@ def _differences(name, student, baseline, labels, paper) -> list[Row]:
         report.row(
             f"student_minus_direct.accuracy{name}",
             difference(metrics.correct),
-            "%",
+            "points",
             scale=100,
             paper=accuracy,
         ),
@@ -230,30 +230,26 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         ]
 
     lines = [line(f"teacher, {settings.num_members} nets", "teacher", "")]
-    names = []
     for fraction in fractions:
         name = f"[{fraction:g}]" if len(fractions) > 1 else ""
         lines.append(line(f"direct, {100 * fraction:g}%", "direct", name))
         for loss, generator, part in conditions:
             if part == fraction:
-                names.append(f"[{loss},{generator},{part:g}]" if len(conditions) > 1 else "")
-                title = f"{loss}, {generator}, {100 * part:g}%"
-                lines.append(line(title, "student", names[-1]))
+                name = f"[{loss},{generator},{part:g}]" if len(conditions) > 1 else ""
+                is_shared = by_name[f"student.accuracy{name}"]["repeats"] < settings.num_repeats
+                title = f"{loss}, {generator}, {100 * part:g}%{'*' * is_shared}"
+                lines.append(line(title, "student", name))
     header = ["test set", "accuracy %", "gap", "log p, nats", "ECE %", "thesis %"]
     if all(line[-1] == "–" for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]
     num_train, num_test = (int(by_name[f"data.{part}_examples"]["value"]) for part in SPLITS)
-    report.print_table(
-        f"{settings.dataset}, {num_train:,} training and {num_test:,} test examples "
-        "(± one standard error)",
-        header,
-        lines,
-    )
-    repeats = {by_name[f"student.accuracy{name}"]["repeats"] for name in names}
-    if settings.num_repeats > 1 and 1 in repeats:
+    title = f"{settings.dataset}, {num_train:,} training and {num_test:,} test examples"
+    report.print_table(title, header, lines)
+    print("± is one standard error; the gap is to the teacher, in points.")
+    if any(line[0].endswith("*") for line in lines):
         print(
-            "Students asked on fresh inputs share them: each such row counts as one training,\n"
-            "and its ± holds their whole spread."
+            f"* The {settings.num_repeats} students of the row share one stream of the teacher's "
+            "answers: they count\n  as one training, and ± holds their whole spread."
         )
     _show_costs(by_name)
     print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
@@ -262,15 +258,14 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
 
 def _show_costs(by_name: dict[str, Any]) -> None:
     lines = []
-    for key, unit in (
-        ("parameters", ""),
-        ("flops", "per example"),
-        ("latency[1]", "ms"),
-        ("latency[256]", "ms"),
+    for key, name in (
+        ("parameters", "parameters"),
+        ("flops", "flops, per example"),
+        ("latency[1]", "latency, ms"),
+        ("latency[256]", "latency of a batch of 256, ms"),
     ):
         teacher, student = (by_name[f"{who}.{key}"]["value"] for who in ("teacher", "student"))
-        form = ",.0f" if key in ("parameters", "flops") else ".3f"
+        form = ",.0f" if key in ("parameters", "flops") else ".2f"
         ratio = f"{teacher / student:,.0f} x" if student else "–"
-        name = f"{key}, {unit}" if unit else key
         lines.append([name, f"{teacher:{form}}", f"{student:{form}}", ratio])
     report.print_table("what it costs", ("", "teacher", "student", "ratio"), lines)

@@ -1,10 +1,11 @@
 """Data sets: small arrays held in memory."""
 
-from kd.data.datasets import DataError, Dataset, load, take_first
+from kd.data.datasets import DataError, Dataset, fingerprint, load, take_first
 
 __all__ = [
     "DataError",
     "Dataset",
+    "fingerprint",
     "load",
     "take_first",
 ]

@@ -1,5 +1,6 @@
 """Labelled image data sets as arrays, from scikit-learn, TFDS or a file of one's own."""
 
+import hashlib
 import os
 import zipfile
 from pathlib import Path
@@ -58,11 +59,33 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Dataset:
         return _load_digits()
     if name in TFDS_NAMES:
         return _load_tfds(name, data_dir)
-    if name.endswith(".npz"):
-        return _load_npz(Path(name))
-    raise DataError(
-        f"unknown data set {name!r}: expected digits, {', '.join(TFDS_NAMES)} or a path to an .npz."
-    )
+    return _load_npz(_find_npz(name))
+
+
+def fingerprint(name: str, *, data_dir: str | os.PathLike | None = None) -> str | None:
+    """SHA-256 of the files that `load` would read, or None where a library ships them.
+
+    Args:
+      name, data_dir: as for `load`.
+
+    Raises:
+      DataError: if there is no such data set.
+    """
+    if name == "digits":
+        return None
+    if name in TFDS_NAMES:
+        folder = _find_tfds(name, data_dir)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+    else:
+        files = [_find_npz(name)]
+    total = hashlib.sha256()
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"{path} could not be read: {error.strerror}.") from error
+    return total.hexdigest()
 
 
 def take_first(dataset: Dataset, fraction: float) -> Dataset:
@@ -134,7 +157,8 @@ def _load_digits() -> Dataset:
     return validate(Dataset(x[train], y[train], x[test], y[test], 10), source="digits")
 
 
-def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
+def _find_tfds(name: str, data_dir: str | os.PathLike | None) -> Path:
+    """The folder of the newest version that TFDS prepared."""
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     versions = sorted((root / name).glob("*/dataset_info.json"), key=_version)
     if not versions:
@@ -143,20 +167,25 @@ def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
             f"it is, or prepare it with `pip install tensorflow` and `tfds build {name} "
             f"--file_format=array_record --data_dir={root}`."
         )
+    return versions[-1].parent
+
+
+def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
+    folder = _find_tfds(name, data_dir)
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder_from_directory(versions[-1].parent)
+        builder = tfds.builder_from_directory(folder)
         train_x, train_y = _read_split(builder, "train")
         test_x, test_y = _read_split(builder, "test")
         num_classes = builder.info.features["label"].num_classes
     except Exception as error:  # TFDS raises many kinds for a damaged copy.
         raise DataError(
-            f"{versions[-1].parent} could not be read: {_one_line(error)}; prepare {name} "
+            f"{folder} could not be read: {_one_line(error)}; prepare {name} "
             "again, in the array_record format."
         ) from error
     dataset = Dataset(train_x, train_y, test_x, test_y, num_classes)
-    return validate(dataset, source=str(versions[-1].parent))
+    return validate(dataset, source=str(folder))
 
 
 def _version(path: Path) -> tuple[int, ...]:
@@ -168,6 +197,20 @@ def _read_split(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
     rows = source.__getitems__(list(range(len(source))))
     images = np.stack([row["image"] for row in rows])
     return _pixels(images), np.array([row["label"] for row in rows], np.int32)
+
+
+def _find_npz(name: str) -> Path:
+    if not name.endswith(".npz"):
+        raise DataError(
+            f"unknown data set {name!r}: expected digits, {', '.join(TFDS_NAMES)} or a path to "
+            "an .npz."
+        )
+    path = Path(name)
+    if not path.exists():
+        raise DataError(f"{path}: no such file.")
+    if not path.is_file():
+        raise DataError(f"{path} is not a file.")
+    return path
 
 
 def _load_npz(path: Path) -> Dataset:
@@ -204,8 +247,6 @@ def _load_npz(path: Path) -> Dataset:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        raise DataError(f"{path}: no such file.")
     if not zipfile.is_zipfile(path):  # NumPy would advise to unpickle it.
         raise DataError(f"{path} is not a whole .npz; write it with numpy.savez.")
     where = str(path)

@@ -16,7 +16,7 @@ from kd.export.format import DTYPES, MANIFEST, MODULE, VERSION, WEIGHTS, check_x
 from kd.types import Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Student:
     """A loaded student: `student(x[b, ...]) -> [b, C]`, for any batch size b >= 1.
 
@@ -25,7 +25,8 @@ class Student:
       metadata: what `export_student` was given, as JSON gives it back.
       input_shape: of one example, without the batch axis.
       dtype: the name of the input's dtype.
-      forward_fn: `(params, x) -> output`, jitted; for inference, so not differentiable.
+      forward_fn: `(params, x) -> output`, jitted, of a whole batch: it can be
+        differentiated once (`jax.grad`, `jax.vjp`), and not under `jax.vmap`.
     """
 
     params: dict[str, Array]
@@ -33,6 +34,13 @@ class Student:
     input_shape: tuple[int, ...]
     dtype: str
     forward_fn: Callable[[dict[str, Array], Array], Array]
+
+    def __repr__(self) -> str:
+        num_parameters = sum(value.size for value in self.params.values())
+        return (
+            f"Student({num_parameters:,} parameters; {self.dtype} inputs [b, "
+            f"{', '.join(map(str, self.input_shape))}]; {self.metadata})"
+        )
 
     def __call__(self, x: Array) -> Array:
         """The student's outputs for a batch.
@@ -148,6 +156,8 @@ def _read_sealed(path: Path, manifest: dict[str, Any]) -> bytes:
 def _deserialize(path: Path, content: bytes, manifest: dict[str, Any]) -> jax_export.Exported:
     try:
         return jax_export.deserialize(bytearray(content))
+    except ImportError:  # jax asks for flatbuffers only here, and says what to install.
+        raise
     except Exception as error:  # flatbuffers meets bad bytes with whatever Python raises.
         raise ValueError(
             f"{path}: jax {jax.__version__} cannot read this module, which jax "

@@ -1,7 +1,8 @@
 """Writing an export: the weights by name, the computation lowered, both verified."""
 
+import contextlib
 import json
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,9 @@ def export_student(
     target = Path(directory).resolve()
     _check_replaceable(target)
     weights, unflatten_fn = _flatten(params)
-    exported = _lower(apply_fn, weights, unflatten_fn, example, platforms)
-    files = _serialize(exported, weights, example, metadata)
+    with _without_locations():
+        exported = _lower(apply_fn, weights, unflatten_fn, example, platforms)
+        files = _serialize(exported, weights, example, metadata)
     with replace_directory(target) as partial:
         for name, content in files.items():
             write_atomically(partial / name, content)
@@ -179,6 +181,18 @@ def _as_numpy(where: str, leaf: Any) -> np.ndarray:
 # The computation.
 
 
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+    """Keeps the paths of this machine's source files out of what is lowered."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
 def _lower(
     apply_fn: ApplyFn,
     weights: dict[str, np.ndarray],
@@ -206,7 +220,10 @@ def _serialize(
     metadata: dict[str, Any] | None,
 ) -> dict[str, bytes]:
     """The content of each file, by its name."""
-    files = {WEIGHTS: safetensors.numpy.save(weights), MODULE: bytes(exported.serialize())}
+    files = {
+        WEIGHTS: safetensors.numpy.save(weights),
+        MODULE: bytes(exported.serialize(vjp_order=1)),
+    }
     manifest = {
         "version": VERSION,
         "jax_version": jax.__version__,

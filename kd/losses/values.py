@@ -14,7 +14,8 @@ def cross_entropy(student_log_probs: Array, teacher_probs: Array) -> Array:
 
     Args:
       student_log_probs: `[C]`, nats: a log-softmax. Gradients flow through.
-      teacher_probs: `[C]`, probabilities; a one-hot label is one. Gradients flow
+      teacher_probs: `[C]`, probabilities (of a labelled batch,
+        `jnp.exp(batch["teacher_log_probs"])`); a one-hot label is one. Gradients flow
         through.
 
     Returns:
@@ -107,7 +108,8 @@ def logit_square_error(student_logits: Array, teacher_logits: Array) -> Array:
     .. math:: E = \tfrac{1}{2} \lVert z^f - z^t \rVert^2
 
     A teacher that is an average of probabilities has logits only up to a constant:
-    give its log-probabilities less their mean.
+    give its log-probabilities less their mean. One that is sure (a log-probability of minus
+    infinity) has none: the loss is infinite.
 
     Args:
       student_logits: `[C]`, before the softmax. Gradients flow through.

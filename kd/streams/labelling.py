@@ -64,7 +64,7 @@ def label(
 
     Raises:
       ValueError: if `derivatives` is another word or `num_batches` < 1.
-      TypeError: if the teacher is not differentiable and derivatives are asked for.
+      TypeError: (when traced) if the teacher is not differentiable and derivatives are asked for.
     """
     checks.check_choice("derivatives", derivatives, DERIVATIVES)
     checks.check_count("num_batches", num_batches)
@@ -136,7 +136,16 @@ def label_dataset(
     Raises:
       CacheTooLargeError: before anything is computed, with both numbers.
       ValueError: if `derivatives` is another word or `block_size` < 1.
-      TypeError: if the teacher is not differentiable and derivatives are asked for.
+      TypeError: if `data` is no such dictionary, or the teacher is not differentiable and
+        derivatives are asked for.
+
+    Example:
+      >>> teacher_fn = lambda x: jax.nn.log_softmax(jnp.array([1.0, -1.0]) * x)
+      >>> labelled = label_dataset({"x": jnp.zeros(3)}, teacher_fn, derivatives="jacobian")
+      >>> {name: leaf.shape for name, leaf in sorted(labelled.items())}
+      {'teacher_jacobian': (3, 2), 'teacher_log_probs': (3, 2), 'x': (3,)}
+      >>> print(jnp.exp(labelled["teacher_log_probs"][0]))  # Probabilities, for cross_entropy.
+      [0.5 0.5]
     """
     checks.check_count("block_size", block_size)
     needed = cache_bytes(data, teacher_fn, derivatives=derivatives)
@@ -192,5 +201,8 @@ def _labeller(teacher_fn: LogProbFn, derivatives: str | None) -> Callable[[Batch
 
 def _label_shapes(data: Batch, teacher_fn: LogProbFn, derivatives: str | None) -> Any:
     checks.check_choice("derivatives", derivatives, (None, JACOBIAN))
+    if not isinstance(data, dict) or "x" not in data:
+        found = f"the keys {sorted(data)}" if isinstance(data, dict) else type(data).__name__
+        raise TypeError(f"data must be a dictionary with the inputs under 'x', got {found}.")
     checks.check_same_length("data", data)
     return jax.eval_shape(jax.vmap(_labeller(teacher_fn, derivatives)), data)

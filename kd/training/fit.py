@@ -110,7 +110,8 @@ def fit(
     """Trains a student: `num_steps` batches of `stream` through `update`.
 
     Args:
-      key: decides everything random in the run.
+      key: decides everything random in the run. One that goes on from a checkpoint keeps
+        the key that is in it.
       stream: the batches.
       update: moves the student.
       state: the update's initial state, `update.init(params)`. It is copied: the
@@ -121,18 +122,20 @@ def fit(
       method: how replicas run, see `kd.batching.over_replicas`.
       log_every: steps between rows of metrics; a hundredth of the run if None.
       evaluate_fn: from the update's state to a dictionary of figures.
-      evaluate_at: the steps (0 allowed) after which it is called; the last step is
-        added when there is an `evaluate_fn`.
+      evaluate_at: the steps (0 allowed) after which it is called, those beyond
+        `num_steps` left out; the last step is added when there is an `evaluate_fn`.
       on_row: called as `on_row(step, row)` with true step numbers. A row holds the
         mean of each metric since the row before, and the evaluation if one was due.
-      checkpointer: saves the whole `FitState`; a run it holds is gone on with, to the
-        same bits as one never interrupted. Rows up to a checkpoint are given to
+      checkpointer: saves the whole `FitState`, for instance a
+        `kd.training.checkpoint.Checkpointer(directory)`; a run it holds is gone on with,
+        to the same bits as one never interrupted. Rows up to a checkpoint are given to
         `on_row` before it is written.
 
     Returns:
       The final state; the student is `.student.params` after `gradient`.
 
     Raises:
+      TypeError: if the key is not typed, or `stream` or `update` is something else.
       NonFiniteLossError: when a metric, or a parameter of the student (the field
         `params` of the update's state), stops being finite; the checkpoint before
         stays.
@@ -149,10 +152,16 @@ def fit(
       >>> int(final.step), float(final.student.params)
       (50, 1.0)
     """
+    checks.check_key("key", key)
+    for name, value, kind in (("stream", stream, Stream), ("update", update, Update)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}.")
     checks.check_count("num_steps", num_steps, at_least=0)
     log_every = max(1, num_steps // 100) if log_every is None else log_every
     checks.check_count("log_every", log_every)
     evaluate_at = set(evaluate_at)
+    for step in evaluate_at:
+        checks.check_count("each of evaluate_at", step, at_least=0)
     if evaluate_at and evaluate_fn is None:
         raise ValueError(f"evaluate_at = {sorted(evaluate_at)} needs an evaluate_fn, got None.")
     evaluate_steps = evaluate_at | {num_steps} if evaluate_fn else set()

@@ -34,7 +34,7 @@ def gradient(
 
     Returns:
       An update whose state is a `GradientState` and whose metrics are `{"loss"}`, at
-      the parameters before the step.
+      the parameters before the step. Its `apply` raises TypeError for another state.
 
     Example:
       >>> import jax.numpy as jnp
@@ -48,6 +48,10 @@ def gradient(
         return GradientState(params, optimizer.init(params))
 
     def apply(state: GradientState, batch: Batch) -> tuple[GradientState, Metrics]:
+        if not isinstance(state, GradientState):
+            raise TypeError(
+                f"state must be update.init(params), a GradientState; got {type(state).__name__}."
+            )
         loss, grads = jax.value_and_grad(objective)(state.params, batch)
         steps, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, steps)

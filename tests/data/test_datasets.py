@@ -255,6 +255,32 @@ def test_compressed_npz(tmp_path):
     np.testing.assert_array_equal(dataset.test_x, arrays()["test_x"])
 
 
+def test_a_fingerprint_is_of_the_content(tmp_path):
+    first = data.fingerprint(write(tmp_path / "a.npz"))
+    assert len(first) == 64 and first == data.fingerprint(write(tmp_path / "b.npz"))
+    changed = np.full((7, 4, 5), 0.5, np.float32)
+    assert first != data.fingerprint(write(tmp_path / "a.npz", test_x=changed))
+    assert data.fingerprint("digits") is None
+    with pytest.raises(data.DataError, match="no such file"):
+        data.fingerprint(str(tmp_path / "none.npz"))
+    with pytest.raises(data.DataError, match="unknown data set 'minst'"):
+        data.fingerprint("minst")
+
+
+def test_the_fingerprint_of_a_prepared_copy_is_of_its_newest_version(tmp_path):
+    def prepare(version, content):
+        folder = tmp_path / "mnist" / version
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("dataset_info.json", "mnist-train.array_record-00000-of-00001"):
+            (folder / name).write_bytes(content)
+        return data.fingerprint("mnist", data_dir=tmp_path)
+
+    first = prepare("3.0.1", b"one")
+    assert prepare("3.0.1", b"two") != first == prepare("3.0.1", b"one")
+    assert prepare("2.0.0", b"older") == first
+    assert prepare("3.0.2", b"newer") != first
+
+
 def test_unknown_name_lists_what_there_is(tmp_path):
     message = message_of("minst")
     for word in ("'minst'", "digits", "mnist", "fashion_mnist", "kmnist", ".npz"):
@@ -294,7 +320,7 @@ def bare_array(path):
         (truncated, "{path} is not a whole .npz; write it with numpy.savez."),
         (lambda path: path.write_bytes(b""), "{path} is not a whole .npz"),
         (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(99)), "{path} is not a whole .npz"),
-        (lambda path: path.mkdir(), "{path} is not a whole .npz"),
+        (lambda path: path.mkdir(), "{path} is not a file."),
         (bare_array, "{path} is not a whole .npz"),
         (flipped, "train_x of {path} could not be read: Bad CRC-32"),
         (flipped_compressed, "train_x of {path} could not be read: Error -3 while decompressing"),

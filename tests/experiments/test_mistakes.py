@@ -1,5 +1,6 @@
 """A user's mistake is one line on stderr that says what to do, and never a traceback."""
 
+import dataclasses
 import inspect
 import json
 import shutil
@@ -8,6 +9,10 @@ import numpy as np
 import pytest
 import study_runs
 from study_runs import TINY, one_line, write_npz
+
+from experiments.compress_ensemble.settings import Settings
+from experiments.flags import resolve
+from kd import data
 
 
 def npz(name, changes=(), dtype=np.float32):
@@ -39,6 +44,19 @@ def of_another_study(folder):
     config = {"experiment": "compress_chain", "settings": {}}
     (folder / "run" / "config.json").write_text(json.dumps(config))
     return {}
+
+
+def of_changed_data(folder):
+    """It was begun, and then the file was written again."""
+    path = write_npz(folder / "changed.npz")
+    given = TINY | {"dataset": path, "loss": "ce", "num_repeats": 1}
+    settings = resolve(Settings, "quick", {name: str(value) for name, value in given.items()})
+    config = {"experiment": "compress_ensemble", "settings": dataclasses.asdict(settings)}
+    config["inputs"] = {"dataset": data.fingerprint(str(path))}
+    (folder / "run").mkdir()
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    write_npz(folder / "changed.npz", seed=1)
+    return {"dataset": path}
 
 
 def with_too_small_a_cache(folder, run_one):
@@ -121,10 +139,14 @@ CASES = {
         "holds a run with other settings: num_members (2 there, 3 here), seed (0 there, 1 here); "
         "give the same, or choose another workdir.",
     ),
+    "workdir of changed data": (
+        of_changed_data,
+        "--workdir {folder}/run holds a run on another dataset: its content has changed since; ",
+    ),
     # 240 examples of 10 log-probabilities of 4 bytes: 9.6 kB.
     "cache too small": (
         with_too_small_a_cache,
-        "the teacher's labels would take 9.6e-06 GB, and --cache_gb allows 1e-06: raise it",
+        "the teacher's labels would take 9.6 kB, and --cache_gb allows 1e-06: raise it",
     ),
     "another ensemble": (
         borrowing_another_ensemble,
@@ -179,12 +201,19 @@ def test_a_mistake_is_one_line(mistakes, case):
 
 
 @pytest.mark.parametrize(
-    "case", ["batch too large", "batch too large for the fraction", "nothing left", "NaN pixels"]
+    "case",
+    [
+        "no such file",
+        "batch too large",
+        "batch too large for the fraction",
+        "nothing left",
+        "NaN pixels",
+    ],
 )
 def test_what_can_be_known_is_said_before_anything_is_trained(mistakes, case):
     folder, failed = mistakes[case].result()
     assert failed.stdout == ""
-    assert not (folder / "run" / "checkpoints").exists()
+    assert not (folder / "run").exists()
 
 
 def test_a_refused_workdir_is_left_as_it_was(mistakes, run_one):
@@ -202,5 +231,5 @@ def test_a_larger_cache_mends_it(mistakes, run_one):
     folder, _ = mistakes["cache too small"].result()
     settings = run_one.settings | {"cache_gb": 1e-5}
     done = study_runs.succeed(folder / "run", settings, cache=run_one.cache)
-    assert "240 examples: 9.6e-06 GB of 1e-05 GB allowed" in done.stdout
+    assert "240 examples: 9.6 kB of 1e-05 GB allowed" in done.stdout
     study_runs.assert_same_bits(done, run_one)

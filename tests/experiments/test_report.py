@@ -81,7 +81,7 @@ def full_summary(settings):
     def add(who, name, *, paper):
         widest = {"accuracy": (98.67, 12.34), "log_prob": (-12.345, 0.123), "ece": (99.9, 9.9)}
         for key, (value, stderr) in widest.items():
-            rows.append(Row(f"{who}.{key}{name}", value, stderr, 3, "", paper))
+            rows.append(Row(f"{who}.{key}{name}", value, stderr, 5, "", paper))
 
     add("teacher", "", paper=98.67)
     fractions = dict.fromkeys(fraction for *_, fraction in settings.conditions())
@@ -160,14 +160,21 @@ def test_the_studys_table_by_value(capsys, tmp_path):
     ours = ["8.17 ± 0.25", "-90.50", "-0.500 ± 0.250", "99.9"]
     assert by_name["ce, dataset, 10%"] == [*ours, "63.98"]
     assert by_name["parameters"] == ["123,456,789", "123,457", "1,000 x"]
-    assert by_name["latency[1], ms"] == ["123456789.000", "123456.789", "1,000 x"]
+    assert by_name["latency, ms"] == ["123456789.00", "123456.79", "1,000 x"]
     assert "1,234,567 training and 1,234,567 test examples" in " ".join(out.split())
     assert str(tmp_path) in out and "86399 s" in out and "thesis" in out
+    # A row whose students share a stream is marked, and the mark explained.
+    assert "*" not in out
+    for row in summary["rows"]:
+        if row["name"].startswith("student."):
+            row["repeats"] = 1
+    out, by_name = table()
+    assert by_name["ce, dataset, 10%*"] == [*ours, "63.98"] and "* The 5 students" in out
     # Where the thesis has no figure there is no column for it.
     for row in summary["rows"]:
         row["paper"] = None
     out, by_name = table()
-    assert "thesis" not in out and by_name["ce, dataset, 10%"] == ours
+    assert "thesis" not in out and by_name["ce, dataset, 10%*"] == ours
 
 
 # Progress.

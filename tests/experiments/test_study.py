@@ -174,6 +174,7 @@ def test_the_summary_names_every_figure_without_brackets(run_one):
         *(f"student.{key}" for key in COSTS),
     ]
     units = {row["name"]: row["unit"] for row in summary["rows"]}
+    assert units.pop("student_minus_direct.accuracy") == "points"
     for name, unit in units.items():
         key = name.split(".")[1]
         assert unit == {
@@ -234,6 +235,8 @@ def test_student_rows_are_those_of_the_exported_student(run_one, digits, teacher
     assert student.metadata == {
         "experiment": "compress_ensemble",
         "condition": ["ce", "dataset", 0.2],
+        "dataset": "digits",
+        "input_range": [0.0, 1.0],
     }
     log_probs = np.asarray(student(digits.test_x), np.float64)
     check_classifier(run_one, "student", log_probs, digits.test_y)

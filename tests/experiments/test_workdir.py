@@ -19,9 +19,10 @@ SETTINGS = {"seed": 0, "loss": ("ce", "dse"), "rate": 0.1, "is_on": False}
 
 
 @contextlib.contextmanager
-def opened(path, *, experiment="toy", preset="quick", settings=SETTINGS):
-    workdir = Workdir(path, experiment=experiment, preset=preset, settings=settings)
+def opened(path, *, experiment="toy", preset="quick", settings=SETTINGS, inputs=None):
+    workdir = Workdir(path, experiment=experiment, preset=preset, settings=settings, inputs=inputs)
     try:
+        workdir.begin()
         yield workdir
     finally:
         workdir._lock.close()  # As the end of the process does.
@@ -77,6 +78,40 @@ def test_other_settings_are_refused_naming_those_that_differ(tmp_path):
     )
     with opened(tmp_path / "run"):
         pass  # The refusal changed nothing, and let go of the lock.
+
+
+def test_other_inputs_are_refused(tmp_path):
+    """A file that was written again has the same name; what it holds is known by a digest."""
+    with opened(tmp_path / "run", inputs={"data": "aa", "shipped": None}):
+        config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["inputs"] == {"data": "aa", "shipped": None}
+    assert refusal(tmp_path / "run", inputs={"data": "bb", "shipped": None}) == (
+        f"--workdir {tmp_path / 'run'} holds a run on another data: its content has changed "
+        "since; bring the old one back, or choose another workdir."
+    )
+    for same in ({"data": "aa", "shipped": None}, {"data": None}, {}):
+        with opened(tmp_path / "run", inputs=same):
+            pass
+
+
+def test_a_directory_in_which_nothing_began_is_left_as_it_was_found(tmp_path):
+    def left(path):
+        Workdir(path, experiment="toy", preset="quick", settings=SETTINGS).leave()
+
+    left(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/file").write_text("mine")
+    left(tmp_path / "mine")
+    assert (tmp_path / "mine/file").read_text() == "mine"
+    with opened(tmp_path / "run"):
+        pass
+    left(tmp_path / "run")
+    assert (tmp_path / "run/config.json").exists()
+    # It has let go of each.
+    for name in ("new", "mine", "run"):
+        with opened(tmp_path / name):
+            pass
 
 
 def test_another_experiment_is_refused(tmp_path):

@@ -247,3 +247,10 @@ def test_label_dataset_raises():
             streams.label_dataset(DATA, teacher_fn, block_size=block_size)
     with pytest.raises(ValueError, match="data must hold arrays with one common length"):
         streams.label_dataset({**DATA, "y": jnp.arange(3)}, teacher_fn)
+    for data, found in [
+        (jnp.ones(3), "ArrayImpl"),
+        ({"image": jnp.ones(3)}, "the keys ['image']"),
+    ]:
+        message = f"data must be a dictionary with the inputs under 'x', got {found}."
+        with pytest.raises(TypeError, match=re.escape(message)):
+            streams.label_dataset(data, teacher_fn)

@@ -546,6 +546,23 @@ def test_raises():
         count(5, num_replicas=3)
     with pytest.raises(ValueError, match=re.escape("method must be one of auto, loop, vmap")):
         count(5, start=[0, 0], num_replicas=2, method="pmap")
+    with pytest.raises(ValueError, match="each of evaluate_at must be at least 0, got -1"):
+        count(5, evaluate_fn=lambda state: {}, evaluate_at=[2, -1])
+
+
+def test_arguments_of_another_kind_are_named():
+    key, data = jax.random.key(0), {"x": jnp.ones((4, 2))}
+    stream = streams.resample(data, 2)
+    update = training.gradient(lambda p, batch: jnp.sum(p * batch["x"]), optax.sgd(0.1))
+    state = update.init(jnp.ones(2))
+    for arguments, message in [
+        ((0, stream, update, state), "key must be one typed key, as of jax.random.key(0); got int"),
+        ((key, data, update, state), "stream must be of type Stream, got dict."),
+        ((key, stream, optax.sgd(0.1), state), "update must be of type Update, got Gradient"),
+        ((key, stream, update, {"w": jnp.ones(2)}), "state must be update.init(params), a Grad"),
+    ]:
+        with pytest.raises(TypeError, match=re.escape(message)):
+            fit(*arguments, 3)
 
 
 # Steps on a log axis.
