@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    -c constraints.txt -e '.[dev]'
 	@touch $@ && rm -f $(UNFINISHED)
 
-demo: $(STAMP)  ## distil an ensemble into one network, in two minutes
+demo: $(STAMP)  ## distil an ensemble into one network, in a minute
 	$(PYTHON_BIN) -m experiments.compress_ensemble $(ARGS)
 
 test: $(STAMP)  ## run the tests
