@@ -7,8 +7,11 @@ import dataclasses
 import hashlib
 import logging
 import math
+import os
+import signal
 import sys
 import textwrap
+import threading
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -195,6 +198,7 @@ def main(
       settings_class: a dataclass whose fields are `setting`s.
       run_fn: `run_fn(preset, settings, options)`. It does the heavy imports.
     """
+    _settle_streams()
     if {"--help", "-help", "-h", "--h"} & set(sys.argv[1:]):
         print(help_text(name, description, settings_class))
         return
@@ -216,7 +220,7 @@ def main(
 def _parse_command_line(argv: list[str], name: str) -> list[str]:
     try:
         rest = absl_flags.FLAGS(argv)
-    except absl_flags.Error as error:
+    except (absl_flags.Error, ValueError) as error:  # absl's own flags raise the second.
         _fail(f"{error} (python -m {name} --help lists the flags)")
     if rest[1:]:
         _fail(f"unexpected argument {rest[1]!r}: flags are --name=value.")
@@ -248,11 +252,31 @@ def _run(name: str, settings_class: type, run_fn) -> None:
     except OSError as error:
         _fail(f"{error}. Nothing that was saved is lost: free the cause, run the same command.")
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # A second one would only tear the exit.
         _fail("stopped; the same command goes on from the last checkpoint, if any.", status=130)
+
+
+def _settle_streams() -> None:
+    """Standard streams that take any text, even where one is closed or knows only ASCII."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (held until the end)
+        getattr(sys, name).reconfigure(errors="replace")
+
+
+def _on_unraisable(unraisable: Any) -> None:
+    """What no caller can catch: orbax's threads after a failed write, and a lost Ctrl-C.
+
+    The first is noise beside the error that is raised as well. The second came while a
+    callback ran, and is sent once more.
+    """
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
 
 
 def _quiet_logs() -> None:
     """Libraries report only errors; kd's own warnings are plain lines."""
+    sys.unraisablehook = _on_unraisable
     logging.getLogger().setLevel(logging.ERROR)
     # orbax logs a traceback of the errors that it raises as well.
     logging.getLogger("absl").setLevel(logging.CRITICAL)

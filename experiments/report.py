@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
 
 from experiments.workdir import MetricsLog
@@ -96,7 +97,8 @@ def summary(experiment: str, preset: str, seconds: float, rows: Sequence[Row]) -
 
 def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """Prints a table that fits 80 columns; the first column is text, the others numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", width=None)
+    # A name may hold brackets, which rich would take for markup.
+    table = Table(title=Text(title), title_justify="left", title_style="bold", width=None)
     for index, name in enumerate(header):
         if index == 0:
             table.add_column(name, overflow="fold")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ from kd import training
 from kd.data import DataError
 from kd.export import ExportError
 from kd.streams import CacheTooLargeError
-from kd.training.checkpoint import Checkpointer
+from kd.training.checkpoint import Checkpointer, CheckpointMismatchError
 from kd.types import Key, PyTree, Stream, Update
+
+_LOG = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -63,6 +66,11 @@ class Run(NamedTuple):
           evaluate_fn: as for `fit`, called at steps evenly spaced on a log axis.
           num_points: how many of them.
         """
+        checkpointer = self.checkpointer(phase)
+        step = checkpointer.latest_step()
+        if step is not None and step not in {int(row["step"]) for row in self.log.rows(phase)}:
+            _LOG.warning("metrics.csv lost its rows of %s; that phase begins again.", phase)
+            checkpointer.clear()
         with Progress(phase, num_steps, self.log, self.writer) as progress:
 
             def on_row(step: int, figures: dict[str, Any]) -> None:
@@ -79,7 +87,7 @@ class Run(NamedTuple):
                 evaluate_fn=evaluate_fn,
                 evaluate_at=training.log_spaced(num_steps, num_points, first=10),
                 on_row=on_row,
-                checkpointer=self.checkpointer(phase),
+                checkpointer=checkpointer,
             )
         return final.student
 
@@ -127,6 +135,7 @@ def execute(
       UserError: one line for anything the user can mend.
     """
     with _one_line_errors():
+        _check_devices()
         try:
             inputs = inputs_fn()
         except DataError:
@@ -175,8 +184,20 @@ def _one_line_errors() -> Iterator[None]:
             f"{error} The checkpoint before it is kept; other settings or another --seed need "
             "another workdir."
         ) from error
-    except (DataError, ExportError) as error:
+    except (DataError, ExportError, CheckpointMismatchError) as error:
         raise UserError(str(error)) from error
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        first = str(error).split("\n")[0]
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first:
+            raise UserError(f"this machine has not the memory for it ({first}).") from error
+        raise
+
+
+def _check_devices() -> None:
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise UserError(f"jax finds no device: {str(error).split(chr(10))[0]}") from error
 
 
 def _writer(options: Options, workdir: Workdir) -> Any:

@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -21,7 +22,10 @@ from kd.files import write_atomically
 
 _LOG = logging.getLogger(__name__)
 LOCK = ".lock"
+# What a run that has begun leaves, with its config.json.
+OWNED = {"checkpoints", "figures", "metrics.csv", "student", "summary.json", "tensorboard"}
 TICK_SECONDS = 2.0
+NUMERICS = ("enable_x64", "default_prng_impl", "default_matmul_precision")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -90,7 +94,15 @@ class Workdir:
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, or None."""
         path = self.path / "summary.json"
-        return _read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        content = _read_json(path, "remove it, and the same command makes it again")
+        rows = content.get("rows")
+        if not rows or not isinstance(rows, list) or not all(_is_row(row) for row in rows):
+            raise UserError(
+                f"{path} is damaged (no rows); remove it, and the same command makes it again."
+            )
+        return content
 
     def seconds(self) -> float:
         """Time spent on the run so far, in this process and those before it."""
@@ -109,7 +121,7 @@ class Workdir:
     def _acquire(self):
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / LOCK, "w")  # noqa: SIM115 (held until the process ends)
+            lock = open(self.path / LOCK, "a")  # noqa: SIM115 (held until the process ends)
         except OSError as error:
             raise UserError(
                 f"--workdir {self.path} cannot be written ({error.strerror}); choose another."
@@ -131,13 +143,20 @@ class Workdir:
 
     def _read_seconds(self) -> float:
         try:
-            return max(0.0, float((self.path / ".seconds").read_text()))
+            seconds = float((self.path / ".seconds").read_text())
         except (OSError, ValueError):
             return 0.0
+        return seconds if 0 <= seconds < math.inf else 0.0
 
     def _check_config(self) -> None:
         path = self.path / "config.json"
         if not path.exists():
+            remains = sorted(OWNED & {entry.name for entry in self.path.iterdir()})
+            if remains:
+                raise UserError(
+                    f"--workdir {self.path} holds {remains[0]} but no config.json, so whose it is "
+                    "cannot be told; choose another."
+                )
             return
         config = _read_json(path)
         if config.get("experiment") != self._config["experiment"]:
@@ -163,6 +182,11 @@ class Workdir:
                     f"--workdir {self.path} holds a run on another {name}: its content has changed "
                     "since; bring the old one back, or choose another workdir."
                 )
+        if config.get("numerics", _numerics()) != _numerics():
+            raise UserError(
+                f"--workdir {self.path} holds a run with other numerics: {config['numerics']} "
+                f"there, {_numerics()} here; set them so again, or choose another workdir."
+            )
         self._warn_of_changes(config)
 
     def _warn_of_changes(self, config: dict[str, Any]) -> None:
@@ -233,11 +257,14 @@ class MetricsLog:
         text = self._path.read_text(errors="replace")
         whole = text[: text.rfind("\n") + 1]
         reader = csv.DictReader(io.StringIO(whole))
-        if reader.fieldnames != self._columns:
-            return {}
         rows = {}
-        for row in filter(_is_whole, reader):
-            rows.setdefault(row["phase"], []).append(row)
+        try:
+            if reader.fieldnames != self._columns:
+                return {}
+            for row in filter(_is_whole, reader):
+                rows.setdefault(row["phase"], []).append(row)
+        except csv.Error:
+            return {}
         return rows
 
     def _rewrite(self) -> None:
@@ -261,20 +288,32 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and {"name", "value", "stderr", "repeats", "paper"} <= row.keys()
+
+
+def _read_json(path: Path, way_out: str = "choose another workdir") -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it or choose another.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); {way_out}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (no JSON object); remove it or choose another.")
+        raise UserError(f"{path} is damaged (no JSON object); {way_out}.")
     return content
+
+
+def _numerics() -> dict[str, Any]:
+    """What JAX's own switches say that decides bits."""
+    return {name: getattr(jax.config, f"jax_{name}") for name in NUMERICS}
 
 
 def _environment() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "numerics": _numerics(),
         "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
         "cpu_count": os.cpu_count(),
         "git_revision": _git_revision(),

@@ -424,7 +424,7 @@ def test_nothing_but_an_export_is_replaced(tmp_path, is_file):
     else:
         target.mkdir()
         (target / "thesis.tex").write_text("mine")
-    with pytest.raises(ValueError, match=r"not a directory|holds 'thesis\.tex'"):
+    with pytest.raises(ExportError, match=r"not a directory|holds 'thesis\.tex'"):
         export_student(target, apply_fn, make_params(), input_shape=SHAPE)
     assert (target if is_file else target / "thesis.tex").read_text() == "mine"
 

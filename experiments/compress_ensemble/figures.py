@@ -1,15 +1,14 @@
 """The study's figures: training curves as in figures 2.6-2.9, and input derivatives."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+os.environ["MPLBACKEND"] = "Agg"  # Whatever it was: nothing is shown on a screen.
 import jax
 import jax.numpy as jnp
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np
 from matplotlib.ticker import NullFormatter  # noqa: E402
 
 from experiments.compress_ensemble.tables import Students, Trained, curve_figures  # noqa: E402
@@ -113,6 +112,7 @@ def _training_curves(
         + (f", mean of {repeats} students" if repeats > 1 else ""),
         x=0.01,
         ha="left",
+        parse_math=False,
     )
     return figure
 
@@ -157,7 +157,10 @@ def _derivatives(
         first = jax.tree.map(lambda leaf: leaf[0], student.params)
         maps[NAMES[loss]] = _slopes(student.log_prob_fn, first, x, y)
     figure, axes = plt.subplots(
-        1 + len(maps), len(index), figsize=(1.1 * len(index) + 1.6, 1.15 * (1 + len(maps)))
+        1 + len(maps),
+        len(index),
+        figsize=(1.1 * len(index) + 1.6, 1.15 * (1 + len(maps))),
+        squeeze=False,
     )
     for column in range(len(index)):
         axes[0, column].imshow(dataset.test_x[index[column]].reshape(shape), cmap="gray_r")

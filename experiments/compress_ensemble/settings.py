@@ -7,6 +7,7 @@ from experiments.flags import setting
 LOSSES = ("ce", "dse", "dse_projected", "ce+dse", "logits", "soft_target")
 GENERATORS = ("dataset", "noise")
 FRACTIONS = (1.0, 0.1)
+MOST = 1_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
 
 # What decides the ensemble, so that one run may borrow it from another.
 ENSEMBLE_SETTINGS = (
@@ -47,14 +48,14 @@ class Settings:
         "every loss x every generator x 100 %, 10 %, with one ensemble; then the three "
         "settings above do not count",
     )
-    num_members: int = setting(10, 30, "networks in the ensemble", at_least=1)
+    num_members: int = setting(10, 30, "networks in the ensemble", at_least=1, at_most=MOST)
     teacher_hidden: tuple[int, ...] = setting(
-        (200, 120), (500, 300), "hidden units of each member", at_least=1
+        (200, 120), (500, 300), "hidden units of each member", at_least=1, at_most=MOST
     )
     student_hidden: tuple[int, ...] = setting(
-        (20, 12), (50, 30), "hidden units of the student", at_least=1
+        (20, 12), (50, 30), "hidden units of the student", at_least=1, at_most=MOST
     )
-    batch_size: int = setting(20, 20, "examples a step", at_least=1)
+    batch_size: int = setting(20, 20, "examples a step", at_least=1, at_most=MOST)
     teacher_epochs: float = setting(30.0, 20.0, "passes of each member over its bootstrap", above=0)
     direct_epochs: float = setting(
         200.0, 20.0, "passes of the baseline, trained on the labels", above=0
@@ -62,10 +63,14 @@ class Settings:
     student_epochs: float = setting(
         400.0, 40.0, "passes of the student; with noise, as many steps", above=0
     )
-    num_repeats: int = setting(5, 3, "students, and baselines, from different starts", at_least=1)
+    num_repeats: int = setting(
+        5, 3, "students, and baselines, from different starts", at_least=1, at_most=MOST
+    )
     derivative_weight: float = setting(1.0, 1.0, "w in ce + w dse, for ce+dse", at_least=0)
-    num_projections: int = setting(1, 1, "random projections a step, for dse_projected", at_least=1)
-    temperature: float = setting(4.0, 4.0, "for soft_target", above=0)
+    num_projections: int = setting(
+        1, 1, "random projections a step, for dse_projected", at_least=1, at_most=MOST
+    )
+    temperature: float = setting(4.0, 4.0, "for soft_target", at_least=1e-3, at_most=1e6)
     label_weight: float = setting(
         0.0, 0.0, "weight of the hard label in soft_target", at_least=0, at_most=1
     )

@@ -60,8 +60,11 @@ def run(preset: str, settings: Settings, options: Options) -> None:
 def load(settings: Settings, options: Options) -> Dataset:
     """The data set; what will not do is refused now, and not after the ensemble is trained."""
     dataset = data.load(settings.dataset, data_dir=options.data_dir)
+    _num_steps(dataset, settings.batch_size, settings.teacher_epochs)
     for _, _, fraction in settings.conditions():
-        _num_steps(data.take_first(dataset, fraction), settings.batch_size, 1)
+        part = data.take_first(dataset, fraction)
+        for num_epochs in (settings.direct_epochs, settings.student_epochs):
+            _num_steps(part, settings.batch_size, num_epochs)
     inputs.check_cache(settings, options, dataset)
     return dataset
 
@@ -214,7 +217,7 @@ def _borrowed(run: Run, template: training.FitState, num_steps: int) -> training
         differing = [n for n in ENSEMBLE_SETTINGS if there[n] != _jsonable(run.settings, n)]
         if config["inputs"] != _inputs(run.settings, run.options):
             differing.append("the content of the data set")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"--teacher_from {source} holds no run of this study.") from error
     if differing:
         raise UserError(
@@ -264,4 +267,7 @@ def _num_steps(dataset: Dataset, batch_size: int, num_epochs: float) -> int:
             f"--batch_size {batch_size} is more than the {len(dataset.train_x)} training examples "
             "there are; lower it, or raise --train_fraction."
         )
-    return max(1, round(num_epochs * (len(dataset.train_x) // batch_size)))
+    num_steps = num_epochs * (len(dataset.train_x) // batch_size)
+    if num_steps >= 2**31:
+        raise UserError(f"{num_epochs:g} epochs are {num_steps:.3g} steps; 2**31 are too many.")
+    return max(1, round(num_steps))

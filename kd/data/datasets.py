@@ -159,7 +159,8 @@ def _load_digits() -> Dataset:
 
 def _find_tfds(name: str, data_dir: str | os.PathLike | None) -> Path:
     """The folder of the newest version that TFDS prepared."""
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    root = Path(os.path.expanduser(given))
     versions = sorted((root / name).glob("*/dataset_info.json"), key=_version)
     if not versions:
         raise DataError(

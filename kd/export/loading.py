@@ -117,6 +117,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"{path}: missing, so there is no exported student.") from error
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _TIMEOUT_SECONDS = 600
 
 
 class ExportError(RuntimeError):
-    """An export that, loaded in a fresh process, is not the student it was made from."""
+    """An export that is not the student it was made from, or that cannot be put in its place."""
 
 
 def make_probes(
@@ -86,7 +86,8 @@ def _run_fresh_process(directory: Path, probes: Path) -> subprocess.CompletedPro
         "JAX_ENABLE_X64": str(int(jax.config.jax_enable_x64)),
         "JAX_TRACEBACK_FILTERING": "off",  # Its notice would be the last line of an error.
     }
-    command = [sys.executable, "-m", "kd.export", str(directory), str(probes)]
+    # -P: nothing is imported from the working directory.
+    command = [sys.executable, "-P", "-m", "kd.export", str(directory), str(probes)]
     try:
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS

@@ -14,7 +14,7 @@ from jax import export as jax_export
 
 from kd import checks
 from kd.export.format import MANIFEST, MODULE, VERSION, WEIGHTS, check_dtype, check_x64, sha256
-from kd.export.verification import make_probes, verify
+from kd.export.verification import ExportError, make_probes, verify
 from kd.files import replace_directory, write_atomically
 from kd.types import ApplyFn, Array, PyTree
 
@@ -64,10 +64,10 @@ def export_student(
       The resolved path of `directory`.
 
     Raises:
-      ExportError: if the loaded student differs by more than `tolerance`, or cannot run.
+      ExportError: if the loaded student differs by more than `tolerance`, or cannot run;
+        or if `directory` holds anything else than an export.
       ValueError: if two leaves share a name, a name is not UTF-8 or is reserved, an
-        argument is out of range, `metadata` is not JSON, or `directory` holds anything
-        else than an export.
+        argument is out of range, or `metadata` is not JSON.
       TypeError: if a leaf, the input or the output is not an array of a dtype that
         safetensors holds, or `apply_fn` does not return one array.
 
@@ -133,10 +133,12 @@ def _check_replaceable(target: Path) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise ValueError(f"{target} is not a directory.")
+        raise ExportError(f"{target} is not a directory; move it away.")
     others = sorted({path.name for path in target.iterdir()} - {WEIGHTS, MODULE, MANIFEST})
     if others:
-        raise ValueError(f"{target} holds {others[0]!r}, no part of an export: not replaced.")
+        raise ExportError(
+            f"{target} holds {others[0]!r}, no part of an export: not replaced; move it away."
+        )
 
 
 # Weights.

@@ -90,6 +90,7 @@ def square_error(student: Array, teacher: Array) -> Array:
 
     Raises:
       ValueError: if the shapes differ.
+      TypeError: if one is not floating: integers would wrap.
 
     Example:
       >>> float(square_error(jnp.array([1.0, 2.0]), jnp.array([0.0, 0.0])))
@@ -99,6 +100,8 @@ def square_error(student: Array, teacher: Array) -> Array:
       Papamakarios (2015), (2.4).
     """
     checks.check_same_shape("student", student, "teacher", teacher)
+    checks.check_floating("student", student)
+    checks.check_floating("teacher", teacher)
     return 0.5 * jnp.sum(jnp.square(student - teacher))
 
 
@@ -168,9 +171,9 @@ def soft_target(student_logits: Array, teacher_logits: Array, *, temperature: fl
     checks.check_rank("student_logits", student_logits, 1)
     checks.check_same_shape("student_logits", student_logits, "teacher_logits", teacher_logits)
     checks.check_positive("temperature", temperature)
-    student_log_probs = jax.nn.log_softmax(student_logits / temperature)
-    teacher_log_probs = jax.nn.log_softmax(teacher_logits / temperature)
-    return temperature**2 * _normalised_kl(student_log_probs, teacher_log_probs)
+    student_log_probs = _tempered(student_logits, temperature)
+    teacher_log_probs = _tempered(teacher_logits, temperature)
+    return temperature**2 * _uniform_based_kl(student_log_probs, teacher_log_probs)
 
 
 def soft_target_with_label(
@@ -198,6 +201,7 @@ def soft_target_with_label(
 
     Raises:
       ValueError: as `soft_target`; or if λ is outside [0, 1] or `label` not scalar.
+      TypeError: if `label` is not an integer.
 
     Example:
       >>> z = jnp.zeros(2)
@@ -209,6 +213,8 @@ def soft_target_with_label(
       Hinton, Vinyals and Dean (2015), section 2.
     """
     checks.check_rank("label", label, 0)
+    if not jnp.issubdtype(jnp.result_type(label), jnp.integer):
+        raise TypeError(f"label must be an integer, got {jnp.result_type(label)}.")
     if not 0 <= label_weight <= 1:
         raise ValueError(f"label_weight must be in [0, 1], got {label_weight}.")
     soft = soft_target(student_logits, teacher_logits, temperature=temperature)
@@ -217,20 +223,42 @@ def soft_target_with_label(
     return (1 - label_weight) * soft + label_weight * hard
 
 
-def _normalised_kl(student_log_probs: Array, teacher_log_probs: Array) -> Array:
-    r"""KL divergence of two normalised distributions, without cancellation where they are close.
+def _tempered(logits: Array, temperature: float) -> Array:
+    r"""Log-softmax of logits / T, plus log C: small, and precise, where T is large.
+
+    With :math:`u` the centred logits over T it is :math:`u - \log \frac{1}{C} \sum_i e^{u_i}`.
+    """
+    # The maximum first: that of infinite logits is no mean.
+    scaled = (logits - jax.lax.stop_gradient(jnp.max(logits))) / temperature
+    finite = jnp.where(jnp.isneginf(scaled), 0.0, scaled)
+    is_small = jnp.all(scaled > -1.0)
+    centred = jnp.where(is_small, finite - jnp.mean(finite), 0.0)
+    precise = centred - jnp.log1p(jnp.mean(jnp.expm1(centred)))
+    return jnp.where(is_small, precise, jax.nn.log_softmax(scaled) + jnp.log(float(logits.size)))
+
+
+def _uniform_based_kl(student: Array, teacher: Array) -> Array:
+    r"""KL divergence, precise where the two are close, of distributions given by log(C p).
 
     As both sum to one, :math:`D = \sum_i t_i (e^{d_i} - 1 - d_i)` with
     :math:`d = \log f - \log t`: no term is negative, and a small one is not the
     difference of large ones. Where d is not small the terms are :math:`f - t - t d`.
     """
-    present = teacher_log_probs != -jnp.inf
-    teacher_log_probs = jnp.where(present, teacher_log_probs, 0.0)
-    student_probs = jnp.exp(student_log_probs)
-    teacher_probs = jnp.where(present, jnp.exp(teacher_log_probs), 0.0)
-    difference = jnp.where(present, student_log_probs - teacher_log_probs, 0.0)
+    present = teacher != -jnp.inf
+    teacher = jnp.where(present, teacher, 0.0)
+    student_probs = jnp.exp(student) / student.size
+    teacher_probs = jnp.where(present, jnp.exp(teacher), 0.0) / student.size
+    difference = jnp.where(present, student - teacher, 0.0)
     is_small = jnp.abs(difference) < 0.5
     small = jnp.where(is_small, difference, 0.0)
-    close = teacher_probs * (jnp.expm1(small) - small)
+    close = teacher_probs * _expm1_less_identity(small)
     apart = student_probs - teacher_probs * (1 + difference)
     return jnp.sum(jnp.where(is_small & present, close, apart))
+
+
+def _expm1_less_identity(d: Array) -> Array:
+    """exp(d) - 1 - d for |d| < 1/2, by its Taylor series of ten terms."""
+    total = jnp.ones_like(d)
+    for n in range(11, 2, -1):
+        total = 1 + d / n * total
+    return 0.5 * jnp.square(d) * total

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import shutil
 import signal
 import threading
@@ -19,6 +20,12 @@ from kd.files import write_atomically
 from kd.types import PyTree
 
 _LOG = logging.getLogger(__name__)
+# What a save makes, finished or not; other files in the directory are somebody else's.
+_OURS = re.compile(r"step_(\d{9,})(\.json(\.partial)?|\.orbax-checkpoint-tmp.*)?")
+
+
+class CheckpointMismatchError(ValueError):
+    """A whole checkpoint that does not fit the run that would go on from it."""
 
 
 class Checkpointer:
@@ -80,24 +87,48 @@ class Checkpointer:
             to its dtypes.
           tidy: whether to remove checkpoints that are damaged or were never finished;
             false to look into a directory in which another process may be saving.
+
+        Raises:
+          CheckpointMismatchError: if the newest whole one does not fit `template`.
+          OSError: if one cannot be read; nothing is removed for that.
         """
-        if not self._directory.exists():
-            return None
         finished = self._finished()
         whole = {path for f in finished for path in (f, f.with_suffix(".json"))}
-        for stray in set(self._directory.glob("step_*")) - whole if tidy else ():
+        for stray in set(self._entries()) - whole if tidy else ():
             _delete(stray)  # What a killed save left behind; others' files stay.
         for path in reversed(finished):
             if _is_whole(path):
-                with _interrupts_deferred():
-                    return jax.block_until_ready(ocp.load(path, template))
+                try:
+                    with _interrupts_deferred():
+                        return jax.block_until_ready(ocp.load(path, template))
+                except (ValueError, TypeError) as error:
+                    raise CheckpointMismatchError(
+                        f"the checkpoint {path} is of another kind of run: other shapes, "
+                        "another structure, or other random keys."
+                    ) from error
             _LOG.warning("checkpoint %s is damaged; falling back to the one before it.", path.name)
             if tidy:
                 self._remove(path)
         return None
 
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint that was finished, whole or not, if there is one."""
+        finished = self._finished()
+        return _step_of(finished[-1]) if finished else None
+
+    def clear(self) -> None:
+        """Removes every checkpoint."""
+        for path in self._entries():
+            _delete(path)
+
+    def _entries(self) -> list[Path]:
+        if not self._directory.exists():
+            return []
+        return [path for path in self._directory.iterdir() if _OURS.fullmatch(path.name)]
+
     def _finished(self) -> list[Path]:
-        return [p.with_suffix("") for p in sorted(self._directory.glob("step_*.json"))]
+        manifests = [path for path in self._entries() if path.suffix == ".json"]
+        return sorted((path.with_suffix("") for path in manifests), key=_step_of)
 
     def _remove(self, path: Path) -> None:
         path.with_suffix(".json").unlink(missing_ok=True)
@@ -124,8 +155,12 @@ def _interrupts_deferred() -> Iterator[None]:
             handler(*caught[0])
 
 
+def _step_of(path: Path) -> int:
+    return int(_OURS.fullmatch(path.name)[1])
+
+
 def _delete(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -145,7 +180,9 @@ def _sha256(path: Path) -> str:
 
 
 def _is_whole(path: Path) -> bool:
+    """Whether a checkpoint is as its manifest says. One that cannot be read is not damaged."""
     try:
-        return json.loads(path.with_suffix(".json").read_text()) == _digests(path)
-    except (OSError, ValueError):
+        manifest = json.loads(path.with_suffix(".json").read_text())
+        return bool(manifest) and path.is_dir() and manifest == _digests(path)
+    except (FileNotFoundError, ValueError, RecursionError):
         return False

@@ -156,7 +156,7 @@ def fit(
     for name, value, kind in (("stream", stream, Stream), ("update", update, Update)):
         if not isinstance(value, kind):
             raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}.")
-    checks.check_count("num_steps", num_steps, at_least=0)
+    checks.check_count("num_steps", num_steps, at_least=0, at_most=2**31 - 1)
     log_every = max(1, num_steps // 100) if log_every is None else log_every
     checks.check_count("log_every", log_every)
     evaluate_at = set(evaluate_at)

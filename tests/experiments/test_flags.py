@@ -183,7 +183,7 @@ def test_an_unknown_preset_is_refused():
         ({"num_repeats": "0"}, ">= 1"),
         ({"derivative_weight": "-0.1"}, ">= 0"),
         ({"num_projections": "0"}, ">= 1"),
-        ({"temperature": "0"}, "> 0"),
+        ({"temperature": "0"}, ">= 0.001"),
         ({"label_weight": "1.1"}, ">= 0 and <= 1"),
         ({"label_weight": "-0.1"}, ">= 0 and <= 1"),
         ({"noise_scale": "inf"}, "> 0"),

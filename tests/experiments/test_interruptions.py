@@ -96,6 +96,21 @@ def copy_unfinished(run, path):
     shutil.rmtree(path / "figures")
 
 
+def test_lost_metrics_are_made_again(run_two, tmp_path):
+    """Without its rows a phase has no curve: it is trained again, and the rest is kept."""
+    path = tmp_path / "run"
+    copy_unfinished(run_two, path)
+    rows = (path / "metrics.csv").read_text().splitlines(keepends=True)
+    phase = "student[ce,dataset,0.2]"
+    (path / "metrics.csv").write_text("".join(row for row in rows if phase not in row))
+    done = study_runs.succeed(path, TWO, cache=run_two.cache)
+    assert done.stderr == (
+        f"warning: metrics.csv lost its rows of {phase}; that phase begins again.\n"
+    )
+    assert (path / "metrics.csv").read_text().count(phase) == sum(phase in row for row in rows)
+    assert study_runs.students(path) == study_runs.students(run_two.path)
+
+
 def truncate(folder):
     file = study_runs.largest_file(folder)
     with open(file, "r+b") as opened:

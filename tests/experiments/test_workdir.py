@@ -17,6 +17,9 @@ from experiments.workdir import MetricsLog, Workdir
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"seed": 0, "loss": ("ce", "dse"), "rate": 0.1, "is_on": False}
 
+ROW = {"name": "a.b", "value": 1.0, "stderr": None, "repeats": 1, "unit": "", "paper": None}
+SUMMARY = {"experiment": "toy", "rows": [ROW]}
+
 
 @contextlib.contextmanager
 def opened(path, *, experiment="toy", preset="quick", settings=SETTINGS, inputs=None):
@@ -58,9 +61,9 @@ def test_the_same_settings_are_let_in_again(tmp_path, caplog):
         # What began the run stays on record.
         assert (tmp_path / "run/config.json").read_bytes() == before
         assert workdir.summary() is None
-        workdir.write_json("summary.json", {"rows": []})
+        workdir.write_json("summary.json", SUMMARY)
     with opened(tmp_path / "run") as workdir:
-        assert workdir.summary() == {"rows": []}
+        assert workdir.summary() == SUMMARY
     assert caplog.text == ""
 
 
@@ -141,11 +144,44 @@ def test_a_corrupt_config_is_refused(tmp_path, content, word):
     assert (tmp_path / "run/config.json").read_bytes() == content
 
 
-def test_a_corrupt_summary_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "content",
+    ['{"rows": [', "{}", '{"rows": []}', '{"rows": 3}', '{"rows": [{"name": "a"}]}', "[" * 100_000],
+    ids=["torn", "empty", "no rows", "number", "no value", "deep"],
+)
+def test_a_corrupt_summary_is_refused(tmp_path, content):
     with opened(tmp_path / "run") as workdir:
-        (workdir.path / "summary.json").write_text('{"rows": [')
-        with pytest.raises(UserError, match=r"summary\.json is damaged .*remove it"):
+        (workdir.path / "summary.json").write_text(content)
+        with pytest.raises(UserError, match=r"summary\.json is damaged .*remove it, and the same"):
             workdir.summary()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "summary.json", "metrics.csv", "student"])
+def test_what_is_left_of_a_run_without_its_config_is_refused(tmp_path, name):
+    """Whose it is cannot be told: it would be gone on with under other settings."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("mine")
+    assert refusal(tmp_path / "run") == (
+        f"--workdir {tmp_path / 'run'} holds {name} but no config.json, so whose it is cannot "
+        "be told; choose another."
+    )
+    assert (tmp_path / "run" / name).read_text() == "mine"
+
+
+def test_other_numerics_are_refused(tmp_path):
+    with opened(tmp_path / "run"):
+        pass
+    with jax.enable_x64(True):
+        assert "holds a run with other numerics: " in refusal(tmp_path / "run")
+
+
+def test_a_link_in_place_of_the_lock_is_not_written_through(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "run/.lock").symlink_to(tmp_path / "precious")
+    with opened(tmp_path / "run"):
+        pass
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
 def test_going_on_with_other_versions_is_warned_of(tmp_path, caplog):

@@ -221,6 +221,27 @@ def test_soft_target_tends_to_the_centred_square_error(num_classes, x64):
     assert min(errors(1.0)) > 0.05
 
 
+@pytest.mark.parametrize("temperature", [1e3, 1e5, 1e8, 1e12])
+def test_soft_target_keeps_its_precision_at_high_temperature(temperature):
+    """In single precision, against its limit: next to it the correction of order 1/T is 1e-3."""
+    f, t = np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0])
+    value, gradient = jax.value_and_grad(losses.soft_target)(
+        jnp.array(f, jnp.float32), jnp.array(t, jnp.float32), temperature=temperature
+    )
+    difference = (f - f.mean()) - (t - t.mean())
+    np.testing.assert_allclose(value, np.sum(difference**2) / 6, rtol=2e-3)
+    np.testing.assert_allclose(gradient, difference / 3, atol=2e-3)
+
+
+def test_integers_are_refused_where_they_would_wrap_or_index():
+    with pytest.raises(TypeError, match="student must be floating, got uint8"):
+        losses.square_error(jnp.zeros(2, jnp.uint8), jnp.full(2, 200, jnp.uint8))
+    with pytest.raises(TypeError, match="label must be an integer, got bool"):
+        losses.soft_target_with_label(
+            VECTOR, VECTOR, jnp.array(True), temperature=1.0, label_weight=0.5
+        )
+
+
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_soft_target_with_label_mixes(temperature):
     f, t = (jnp.array(z, jnp.float32) for z in logits_pair(6, 4))

@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from kd.training import checkpoint
-from kd.training.checkpoint import Checkpointer
+from kd.training.checkpoint import Checkpointer, CheckpointMismatchError
 
 
 class State(NamedTuple):
@@ -222,8 +222,9 @@ def test_a_file_where_the_directory_should_be(tmp_path):
 
 def test_another_template_is_refused(tmp_path):
     Checkpointer(tmp_path).save(1, {"a": jnp.zeros(3)})
-    with pytest.raises(ValueError, match="do not match"):
-        Checkpointer(tmp_path).restore({"b": jnp.zeros(3)})
+    for template in ({"b": jnp.zeros(3)}, {"a": jnp.zeros(4)}, {"a": jax.random.key(0)}):
+        with pytest.raises(CheckpointMismatchError, match="step_000000001 is of another kind of"):
+            Checkpointer(tmp_path).restore(template)
     assert names(tmp_path) == ["step_000000001", "step_000000001.json"]
 
 
@@ -302,3 +303,53 @@ def test_outside_the_main_thread_signals_are_left_alone(tmp_path):
     thread.join()
     assert signal.getsignal(signal.SIGINT) is handler
     check_is(restore(tmp_path), 1)
+
+
+def test_files_of_others_stay(tmp_path):
+    saved(tmp_path, 1)
+    (tmp_path / "step_backup").mkdir()
+    for name in ("step_backup/notes", "step_notes.txt", "step_notes.json", "step_000000001 (copy)"):
+        (tmp_path / name).write_text("{}")
+    check_is(restore(tmp_path), 1)
+    saved(tmp_path, 2, 3)
+    check_is(restore(tmp_path), 3)
+    for name in ("step_backup/notes", "step_notes.txt", "step_notes.json", "step_000000001 (copy)"):
+        assert (tmp_path / name).read_text() == "{}"
+
+
+def test_an_empty_manifest_vouches_for_nothing(tmp_path, caplog):
+    saved(tmp_path, 1)
+    (tmp_path / "step_000000002.json").write_text("{}")
+    (tmp_path / "step_000000003").mkdir()
+    (tmp_path / "step_000000003.json").write_text("{}")
+    (tmp_path / "step_000000004.json").write_text("[" * 100_000)
+    check_is(restore(tmp_path), 1)
+    assert len(caplog.records) == 3
+
+
+def test_one_that_cannot_be_read_is_not_damaged(tmp_path, monkeypatch):
+    """A disk that is away for a moment must not cost the run its checkpoints."""
+    saved(tmp_path, 1, 2)
+    before = names(tmp_path)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(checkpoint, "_sha256", refuse)
+    with pytest.raises(PermissionError):
+        restore(tmp_path)
+    monkeypatch.undo()
+    assert names(tmp_path) == before
+    check_is(restore(tmp_path), 2)
+
+
+def test_latest_step_is_by_number_and_clear_leaves_others(tmp_path):
+    checkpointer = Checkpointer(tmp_path / "a", every_seconds=0, keep=9)
+    assert checkpointer.latest_step() is None
+    checkpointer.clear()
+    for step in (7, 999_999_999, 1_000_000_000):
+        checkpointer.save(step, {"a": jnp.zeros(1)})
+    assert checkpointer.latest_step() == 1_000_000_000
+    (tmp_path / "a/mine").write_text("")
+    checkpointer.clear()
+    assert checkpointer.latest_step() is None and names(tmp_path / "a") == ["mine"]
