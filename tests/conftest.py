@@ -1,5 +1,6 @@
 """What every test runs under: silent broadcasting and raw keys are errors, nothing is random."""
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -10,6 +11,9 @@ from hypothesis import settings
 
 # `import oracles` works from every folder of tests, whatever pytest's import mode.
 sys.path.insert(0, str(Path(__file__).parent))
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and so would they.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")

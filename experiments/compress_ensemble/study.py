@@ -60,11 +60,11 @@ def run(preset: str, settings: Settings, options: Options) -> None:
 def load(settings: Settings, options: Options) -> Dataset:
     """The data set; what will not do is refused now, and not after the ensemble is trained."""
     dataset = data.load(settings.dataset, data_dir=options.data_dir)
-    _num_steps(dataset, settings.batch_size, settings.teacher_epochs)
     for _, _, fraction in settings.conditions():
         part = data.take_first(dataset, fraction)
         for num_epochs in (settings.direct_epochs, settings.student_epochs):
             _num_steps(part, settings.batch_size, num_epochs)
+    _num_steps(dataset, settings.batch_size, settings.teacher_epochs)
     inputs.check_cache(settings, options, dataset)
     return dataset
 

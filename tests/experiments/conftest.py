@@ -34,7 +34,9 @@ class Runs:
             "own": (study_runs.OWN, {"is_hasty": True, "code": study_runs.OWN_CODE}),
         }[name]
         if name == "own":
-            settings = settings | {"dataset": study_runs.write_npz(workdir.parent / "own.npz")}
+            # A name that a figure would take for mathematics, and a table for markup.
+            path = workdir.parent / "my $x_$ [b] data.npz"
+            settings = settings | {"dataset": study_runs.write_npz(path)}
         return self.submit(name, study_runs.succeed, workdir, settings, **options)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from experiments.compress_ensemble.settings import GENERATORS, LOSSES
 
 ROOT = Path(__file__).parents[2]
 MODULE = "experiments.compress_ensemble"
-PATIENCE = 280  # Seconds that any one process may take on a busy machine.
+PATIENCE = 600  # Seconds that any one process may take on a busy machine.
 TINY = {
     "dataset": "digits",
     "num_members": 2,

@@ -60,8 +60,10 @@ def test_plus_minus():
 
 
 def test_a_table_prints_every_cell(capsys):
-    report.print_table("title", ("", "a", "b"), [["first", "1", "2.50"], ["second", "30", "–"]])
+    title = "own [/b].npz"  # Which is no markup.
+    report.print_table(title, ("", "a", "b"), [["first", "1", "2.50"], ["second", "30", "–"]])
     out = capsys.readouterr().out
+    assert out.startswith("own [/b].npz")
     assert max(map(len, out.splitlines())) <= 80
     cells = [
         [c.strip() for c in line.strip("│").split("│")] for line in out.splitlines() if "│" in line
