@@ -184,6 +184,15 @@ def _show(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _exact(value: Any) -> str:
+    """As shown, but in full: what differs never looks the same."""
+    if isinstance(value, tuple):
+        return ",".join(map(_exact, value))
+    if isinstance(value, float) and float(_show(value)) != value:
+        return repr(value)
+    return _show(value)
+
+
 def main(
     name: str,
     description: str,
@@ -271,7 +280,8 @@ def _on_unraisable(unraisable: Any) -> None:
     callback ran, and is sent once more.
     """
     if unraisable.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+        main_thread = threading.main_thread().ident
+        threading.Timer(0.05, signal.pthread_kill, [main_thread, signal.SIGINT]).start()
 
 
 def _quiet_logs() -> None:
@@ -298,7 +308,7 @@ def default_workdir(name: str, preset: str, settings: Any) -> str:
         for field in dataclasses.fields(settings)
         if getattr(settings, field.name) != field.metadata[preset]
     }
-    whole = "+".join([preset, *(f"{name}={_show(value)}" for name, value in changed.items())])
+    whole = "+".join([preset, *(f"{name}={_exact(value)}" for name, value in changed.items())])
     leaf = "".join(c if c.isascii() and c.isprintable() and c != "/" else "_" for c in whole)[:180]
     if leaf != whole:
         leaf += "..." + hashlib.sha256(repr(changed).encode()).hexdigest()[:12]

@@ -78,6 +78,15 @@ class Progress:
             self._last = now
             print(f"{self._phase:<24} {step:>7}/{self._num_steps}  {shown}", flush=True)
 
+    def goes_on(self, step: int) -> None:
+        """Says that the phase was at `step` already, before this process."""
+        if self._is_terminal:
+            self._bar.update(step - self._bar.n)
+        elif step == self._num_steps:
+            print(f"{self._phase:<24} {step:>7}/{self._num_steps}  done before", flush=True)
+        else:
+            print(f"{self._phase:<24} {step:>7}/{self._num_steps}  goes on from here", flush=True)
+
     def __enter__(self) -> "Progress":
         return self
 

@@ -67,11 +67,18 @@ class Run(NamedTuple):
           num_points: how many of them.
         """
         checkpointer = self.checkpointer(phase)
+        evaluate_at = training.log_spaced(num_steps, num_points, first=10)
         step = checkpointer.latest_step()
-        if step is not None and step not in {int(row["step"]) for row in self.log.rows(phase)}:
-            _LOG.warning("metrics.csv lost its rows of %s; that phase begins again.", phase)
-            checkpointer.clear()
+        if step is not None:
+            logged = {int(row["step"]) for row in self.log.rows(phase)}
+            expected = training.row_steps(num_steps, evaluate_at=evaluate_at)
+            if not logged.issuperset(s for s in expected if s <= step):
+                _LOG.warning("metrics.csv lost rows of %s; that phase begins again.", phase)
+                checkpointer.clear()
+                step = None
         with Progress(phase, num_steps, self.log, self.writer) as progress:
+            if step is not None:
+                progress.goes_on(step)
 
             def on_row(step: int, figures: dict[str, Any]) -> None:
                 progress(step, figures)
@@ -85,7 +92,7 @@ class Run(NamedTuple):
                 num_steps,
                 num_replicas=num_replicas,
                 evaluate_fn=evaluate_fn,
-                evaluate_at=training.log_spaced(num_steps, num_points, first=10),
+                evaluate_at=evaluate_at,
                 on_row=on_row,
                 checkpointer=checkpointer,
             )
@@ -113,6 +120,7 @@ def execute(
     inputs_fn: Callable[[], dict[str, str | None]],
     load_fn: Callable[[], Any],
     study_fn: Callable[[Run, Any], list[Row]],
+    products: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Runs a study in its workdir, goes on with it, or returns the summary of a finished one.
 
@@ -127,6 +135,8 @@ def execute(
       load_fn: reads the inputs, and refuses what will not do, before the run begins: then
         no new workdir is left behind.
       study_fn: the study, from a `Run` and what `load_fn` returned to its final rows.
+      products: what it leaves in the workdir besides; a finished run that lost one makes
+        it again.
 
     Returns:
       The content of `summary.json`.
@@ -150,8 +160,11 @@ def execute(
             inputs=inputs,
         )
         summary = workdir.summary()
-        if summary is not None:
+        lost = [name for name in products if not (workdir.path / name).exists()]
+        if summary is not None and not lost:
             return summary
+        if summary is not None:
+            _LOG.warning("%s lost its %s, made again now.", workdir.path, " and ".join(lost))
         try:
             loaded = load_fn()
         except BaseException:

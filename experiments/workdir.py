@@ -13,7 +13,7 @@ import platform
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 
@@ -42,7 +42,8 @@ class Workdir:
         A directory made from others is refused.
 
     Raises:
-      UserError: if the directory cannot be written, another process holds it, or it
+      UserError: if the directory cannot be written (and holds no finished run, which can
+        be read all the same), another process holds it, or it
         belongs to another experiment or other settings.
     """
 
@@ -66,7 +67,7 @@ class Workdir:
         try:
             self._check_config()
         except BaseException:
-            self._lock.close()
+            self._let_go()
             raise
         self._seconds_before = self._read_seconds()
         self._start = time.monotonic()
@@ -74,6 +75,8 @@ class Workdir:
 
     def begin(self) -> None:
         """Writes `config.json`, unless it is there: from here on the directory is this run's."""
+        if self._lock is None:
+            raise UserError(f"--workdir {self.path} cannot be written; choose another.")
         if not (self.path / "config.json").exists():
             self.write_json("config.json", self._config | _environment())
 
@@ -83,7 +86,7 @@ class Workdir:
             if {path.name for path in self.path.iterdir()} == {LOCK}:
                 (self.path / LOCK).unlink()
                 self.path.rmdir()
-        self._lock.close()
+        self._let_go()
 
     def file(self, *parts: str) -> Path:
         """A path below the directory, its parent created."""
@@ -118,11 +121,19 @@ class Workdir:
         """Writes `name` atomically."""
         write_atomically(self.file(name), (json.dumps(content, indent=2) + "\n").encode())
 
-    def _acquire(self):
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def _acquire(self) -> IO[str] | None:
+        """The lock, held; or None where nothing can be written: a finished run is still shown."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / LOCK, "a")  # noqa: SIM115 (held until the process ends)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                if (self.path / "summary.json").exists():
+                    return None
             raise UserError(
                 f"--workdir {self.path} cannot be written ({error.strerror}); choose another."
             ) from error

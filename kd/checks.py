@@ -56,6 +56,14 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in (0, 1], got {value}.")
 
 
+def check_weight(name: str, value: float) -> None:
+    """Raises ValueError unless 0 <= value <= 1; traced values pass."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}.")
+
+
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:
@@ -74,10 +82,13 @@ def check_same_length(name: str, tree: Any) -> int:
     """Returns the common leading length of all leaves of `tree`.
 
     Raises:
-      ValueError: if there is no leaf, a leaf is a scalar, or lengths differ.
+      ValueError: if there is no leaf, a leaf is a scalar, or lengths differ or are 0.
     """
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
     if len(lengths) != 1 or () in lengths:
         found = sorted(jnp.shape(leaf) for leaf in jax.tree.leaves(tree))
         raise ValueError(f"{name} must hold arrays with one common length, got shapes {found}.")
-    return lengths.pop()[0]
+    (length,) = lengths.pop()
+    if length == 0:
+        raise ValueError(f"{name} must hold at least one example, got none.")
+    return length

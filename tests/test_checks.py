@@ -95,6 +95,14 @@ def test_check_fraction():
         refused(ValueError, f"a must be in (0, 1], got {value}.", checks.check_fraction, "a", value)
 
 
+def test_check_weight():
+    for value in (0, 1, 0.25, jnp.array(0.5)):
+        checks.check_weight("a", value)
+    for value in (-0.1, 1.001, float("nan")):
+        refused(ValueError, f"a must be in [0, 1], got {value}.", checks.check_weight, "a", value)
+    jax.jit(lambda a: checks.check_weight("a", a))(2.0)
+
+
 def test_check_choice():
     checks.check_choice("a", None, (None, "b"))
     refused(
@@ -115,3 +123,5 @@ def test_check_same_length():
         [jnp.array(1.0), jnp.zeros(2)],
     )
     refused(ValueError, "got shapes []", checks.check_same_length, "a", {})
+    message = "a must hold at least one example, got none."
+    refused(ValueError, message, checks.check_same_length, "a", {"x": jnp.zeros((0, 3))})

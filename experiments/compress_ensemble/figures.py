@@ -94,7 +94,7 @@ def _training_curves(
             for (loss, inputs, _), curve in curves.items():
                 if inputs == generator:
                     (line,) = axis.plot(curve[0], curve[column], color=COLOURS[loss])
-                    handles[NAMES[loss]] = line
+                    handles[_name(loss)] = line
             (labels,) = axis.plot(baseline[0], baseline[column], "--", color="#555555")
             ensemble = axis.axhline(teacher[name], color="black", linewidth=1)
             axis.set(ylabel=f"test {FIGURES[name]}", xscale="log")
@@ -115,6 +115,11 @@ def _training_curves(
         parse_math=False,
     )
     return figure
+
+
+def _name(loss: str, space: str = " ") -> str:
+    """In words, with the flag's value, as the table has it."""
+    return NAMES[loss] if NAMES[loss] == loss else f"{NAMES[loss]}{space}({loss})"
 
 
 def _curve(run: Run, phase: str) -> tuple[list[float], list[float], list[float]]:
@@ -155,7 +160,7 @@ def _derivatives(
     maps = {"the ensemble": _slopes(teacher.log_prob_fn, teacher.params, x, y)}
     for (loss, _, _), student in students.items():
         first = jax.tree.map(lambda leaf: leaf[0], student.params)
-        maps[NAMES[loss]] = _slopes(student.log_prob_fn, first, x, y)
+        maps[_name(loss, "\n")] = _slopes(student.log_prob_fn, first, x, y)
     figure, axes = plt.subplots(
         1 + len(maps),
         len(index),

@@ -53,6 +53,7 @@ def run(preset: str, settings: Settings, options: Options) -> None:
         inputs_fn=partial(_inputs, settings, options),
         load_fn=partial(load, settings, options),
         study_fn=compress,
+        products=("figures", "student"),
     )
     tables.show(summary, settings, options.workdir)
 

@@ -13,6 +13,7 @@ from kd import checks
 TFDS_NAMES = ("mnist", "fashion_mnist", "kmnist")
 NPZ_KEYS = ("train_x", "train_y", "test_x", "test_y")
 DIGITS_NUM_TEST = 597
+LARGEST_INPUT = 1e6
 
 
 class DataError(ValueError):
@@ -37,7 +38,7 @@ class Dataset(NamedTuple):
     num_classes: int
 
 
-def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Dataset:
+def load(name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None) -> Dataset:
     """Loads a data set by name.
 
     Args:
@@ -53,8 +54,9 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Dataset:
 
     Raises:
       DataError: if the name is unknown, the data missing, or their content bad (shapes
-        that differ, labels out of range, NaN or infinite inputs, unreadable files).
+        that differ, labels out of range, inputs NaN or larger than 1e6, unreadable files).
     """
+    name = os.fspath(name)
     if name == "digits":
         return _load_digits()
     if name in TFDS_NAMES:
@@ -62,7 +64,9 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Dataset:
     return _load_npz(_find_npz(name))
 
 
-def fingerprint(name: str, *, data_dir: str | os.PathLike | None = None) -> str | None:
+def fingerprint(
+    name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None
+) -> str | None:
     """SHA-256 of the files that `load` would read, or None where a library ships them.
 
     Args:
@@ -71,6 +75,7 @@ def fingerprint(name: str, *, data_dir: str | os.PathLike | None = None) -> str 
     Raises:
       DataError: if there is no such data set.
     """
+    name = os.fspath(name)
     if name == "digits":
         return None
     if name in TFDS_NAMES:
@@ -130,6 +135,11 @@ def validate(dataset: Dataset, *, source: str) -> Dataset:
             raise DataError(
                 f"{source}: {split}_x holds {np.sum(~np.isfinite(x))} NaN or infinite values; "
                 "clean them before training."
+            )
+        if np.abs(x).max() > LARGEST_INPUT:
+            raise DataError(
+                f"{source}: {split}_x holds values up to {np.abs(x).max():.3g} in size, where "
+                f"{LARGEST_INPUT:g} is the most; scale them to about 1."
             )
         if y.min() < 0 or y.max() >= dataset.num_classes:
             raise DataError(
@@ -248,6 +258,10 @@ def _load_npz(path: Path) -> Dataset:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise DataError(f"{path} could not be read: {error.strerror}.") from error
     if not zipfile.is_zipfile(path):  # NumPy would advise to unpickle it.
         raise DataError(f"{path} is not a whole .npz; write it with numpy.savez.")
     where = str(path)

@@ -26,7 +26,7 @@ def derivative_square_error(student_jacobian: Array, teacher_jacobian: Array) ->
       A scalar.
 
     Raises:
-      ValueError: if the shapes differ, or there is no class axis.
+      ValueError: if the shapes differ, or there is no class axis or no class.
 
     Example:
       >>> float(derivative_square_error(jnp.ones((2, 3)), jnp.zeros((2, 3))))
@@ -46,6 +46,7 @@ def derivative_square_error(student_jacobian: Array, teacher_jacobian: Array) ->
     if jnp.ndim(student_jacobian) < 1:
         raise ValueError("student_jacobian must have a class axis, got a scalar.")
     num_classes = jnp.shape(student_jacobian)[0]
+    checks.check_count("number of classes", num_classes)
     return jnp.sum(jnp.square(student_jacobian - teacher_jacobian)) / (2 * num_classes)
 
 

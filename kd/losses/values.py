@@ -200,7 +200,8 @@ def soft_target_with_label(
       A scalar.
 
     Raises:
-      ValueError: as `soft_target`; or if λ is outside [0, 1] or `label` not scalar.
+      ValueError: as `soft_target`; or if λ is outside [0, 1] (unless traced) or `label`
+        not scalar.
       TypeError: if `label` is not an integer.
 
     Example:
@@ -215,8 +216,7 @@ def soft_target_with_label(
     checks.check_rank("label", label, 0)
     if not jnp.issubdtype(jnp.result_type(label), jnp.integer):
         raise TypeError(f"label must be an integer, got {jnp.result_type(label)}.")
-    if not 0 <= label_weight <= 1:
-        raise ValueError(f"label_weight must be in [0, 1], got {label_weight}.")
+    checks.check_weight("label_weight", label_weight)
     soft = soft_target(student_logits, teacher_logits, temperature=temperature)
     log_probs = jax.nn.log_softmax(student_logits)
     hard = -log_probs.at[label].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

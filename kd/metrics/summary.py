@@ -83,13 +83,14 @@ def bootstrap_estimate(
       log_probs: `[R, N, C]`.
       labels: `[N]`.
       is_independent: as for `estimate`.
-      num_resamples: of the test set.
+      num_resamples: of the test set, at least 2.
       seed: of the resamples.
 
     Raises:
-      ValueError: if `log_probs` is not `[R, N, C]`.
+      ValueError: if `log_probs` is not `[R, N, C]`, or `num_resamples` < 2.
     """
     checks.check_rank("log_probs", log_probs, 3)
+    checks.check_count("num_resamples", num_resamples, at_least=2)
     rng = np.random.default_rng(seed)
     values = np.array([metric_fn(one, labels) for one in log_probs])
     resampled = []

@@ -15,6 +15,7 @@ from kd.types import Array, Batch, Key, LogProbFn, PyTree, Stream
 
 JACOBIAN, PROJECTED = "jacobian", "projected"
 DERIVATIVES = (None, JACOBIAN, PROJECTED)
+SUM_TOLERANCE = 0.05  # Of a teacher's probabilities: bfloat16 may be that far from 1.
 
 
 class CacheTooLargeError(ValueError):
@@ -135,7 +136,8 @@ def label_dataset(
 
     Raises:
       CacheTooLargeError: before anything is computed, with both numbers.
-      ValueError: if `derivatives` is another word or `block_size` < 1.
+      ValueError: if `derivatives` is another word, `block_size` < 1, or the answers are
+        no log-probabilities (their exponentials do not sum to 1).
       TypeError: if `data` is no such dictionary, or the teacher is not differentiable and
         derivatives are asked for.
 
@@ -177,7 +179,21 @@ def label_dataset(
         if on_block is not None:
             jax.block_until_ready(labels)
             on_block(min(start + block_size, num_examples))
+    _check_log_probs(labels["teacher_log_probs"])
     return {**data, **labels}
+
+
+def _check_log_probs(log_probs: Array) -> None:
+    if isinstance(log_probs, jax.core.Tracer):
+        return
+    sums = jnp.exp(jax.nn.logsumexp(log_probs.astype(jnp.float32), axis=-1))
+    is_wrong = ~(jnp.abs(sums - 1) < SUM_TOLERANCE)  # Negated: NaN is wrong.
+    if jnp.any(is_wrong):
+        index = int(jnp.argmax(is_wrong))
+        raise ValueError(
+            "teacher_fn must return log-probabilities; of example "
+            f"{index} their exponentials sum to {float(sums[index]):.3g}."
+        )
 
 
 def _labeller(teacher_fn: LogProbFn, derivatives: str | None) -> Callable[[Batch], Batch]:

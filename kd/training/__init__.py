@@ -8,6 +8,7 @@ from kd.training.fit import (
     init_fit,
     log_spaced,
     make_step,
+    row_steps,
 )
 from kd.training.updates import GradientState, gradient, replicate
 
@@ -22,4 +23,5 @@ __all__ = [
     "log_spaced",
     "make_step",
     "replicate",
+    "row_steps",
 ]

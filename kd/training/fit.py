@@ -157,15 +157,11 @@ def fit(
         if not isinstance(value, kind):
             raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}.")
     checks.check_count("num_steps", num_steps, at_least=0, at_most=2**31 - 1)
-    log_every = max(1, num_steps // 100) if log_every is None else log_every
-    checks.check_count("log_every", log_every)
     evaluate_at = set(evaluate_at)
-    for step in evaluate_at:
-        checks.check_count("each of evaluate_at", step, at_least=0)
+    stops = row_steps(num_steps, log_every=log_every, evaluate_at=evaluate_at)
     if evaluate_at and evaluate_fn is None:
         raise ValueError(f"evaluate_at = {sorted(evaluate_at)} needs an evaluate_fn, got None.")
     evaluate_steps = evaluate_at | {num_steps} if evaluate_fn else set()
-    stops = set(range(log_every, num_steps, log_every)) | evaluate_steps | {num_steps}
 
     run = init_fit(key, stream, state, num_replicas=num_replicas)
     run = jax.tree.map(jnp.copy, run)  # The first chunk donates what it is given.
@@ -178,7 +174,7 @@ def fit(
         raise ValueError(f"the checkpoint is at step {step}, beyond num_steps = {num_steps}.")
     if step == 0 and 0 in evaluate_steps and on_row:
         on_row(0, evaluate_fn(run.student))
-    for stop in sorted(stop for stop in stops if step < stop <= num_steps):
+    for stop in (stop for stop in stops if stop > step):
         run, row = _run_chunk(chunk, run, step, stop)
         step = stop
         if step in evaluate_steps:
@@ -188,6 +184,27 @@ def fit(
         if checkpointer and (step == num_steps or checkpointer.is_due()):
             checkpointer.save(step, run)
     return run
+
+
+def row_steps(
+    num_steps: int, *, log_every: int | None = None, evaluate_at: Iterable[int] = ()
+) -> list[int]:
+    """The steps at which `fit`, given the same arguments, calls `on_row`, in order.
+
+    Step 0 is among them only if it is one of `evaluate_at`.
+
+    Example:
+      >>> row_steps(10, log_every=4, evaluate_at=[0, 5, 20])
+      [0, 4, 5, 8, 10]
+    """
+    checks.check_count("num_steps", num_steps, at_least=0, at_most=2**31 - 1)
+    log_every = max(1, num_steps // 100) if log_every is None else log_every
+    checks.check_count("log_every", log_every)
+    steps = {*range(log_every, num_steps, log_every), num_steps} - {0}
+    for step in evaluate_at:
+        checks.check_count("each of evaluate_at", step, at_least=0)
+        steps.add(step)
+    return sorted(step for step in steps if step <= num_steps)
 
 
 def log_spaced(num_steps: int, num_points: int, *, first: int = 1) -> list[int]:

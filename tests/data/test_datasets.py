@@ -460,3 +460,31 @@ def test_validate_returns_what_is_good_and_names_the_source():
     assert validate(dataset, source="mine") is dataset
     with pytest.raises(DataError, match=r"^mine: test_y must lie in \[0, 9\), got 0 to 9\.$"):
         validate(dataset._replace(num_classes=9, train_y=dataset.train_y % 9), source="mine")
+
+
+def test_inputs_of_absurd_size_are_refused(tmp_path):
+    huge = np.full((20, 4, 3), -3e38, np.float32)
+    path = write(tmp_path / "own.npz", train_x=huge)
+    assert "train_x holds values up to 3e+38 in size, where 1e+06 is the most" in message_of(path)
+
+
+def test_a_name_may_be_a_path(tmp_path):
+    path = write(tmp_path / "own.npz")
+    named, given = data.load(str(path)), data.load(Path(path))
+    np.testing.assert_array_equal(named.train_x, given.train_x)
+    assert data.fingerprint(str(path)) == data.fingerprint(Path(path))
+
+
+def test_a_file_that_may_not_be_read_is_said_so(tmp_path, monkeypatch):
+    path = write(tmp_path / "own.npz")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert message_of(path) == f"{path} could not be read: Permission denied."
+
+
+def test_the_home_of_nobody_is_a_missing_folder():
+    with pytest.raises(DataError, match="no prepared copy of mnist under ~nobody-here"):
+        data.load("mnist", data_dir="~nobody-here/data")

@@ -1,8 +1,11 @@
 """Settings and flags: presets, limits, the page of help, the name of a workdir."""
 
 import dataclasses
+import os
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
 import pytest
@@ -278,6 +281,45 @@ def test_bad_flags_end_in_one_line_before_anything_is_made(tmp_path, arguments, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("environ", "redirection"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, ""),
+        ({"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, ""),
+        ({}, "2>&-"),
+        ({}, "0<&-"),
+    ],
+    ids=["ASCII", "C locale", "closed stderr", "closed stdin"],
+)
+def test_help_on_streams_of_all_kinds(environ, redirection):
+    command = f'"$0" -m experiments.compress_ensemble --help {redirection}'
+    result = subprocess.run(
+        ["sh", "-c", command, sys.executable],
+        cwd=ROOT,
+        env=os.environ | environ,
+        capture_output=True,
+        timeout=120,
+    )
+    assert result.returncode == 0 and result.stderr == b""
+    assert b"--num_members" in result.stdout
+
+
+# What no caller can catch.
+
+
+def test_a_ctrl_c_that_was_lost_is_sent_again():
+    """One that comes while a callback runs is only reported to the hook."""
+    with pytest.raises(KeyboardInterrupt):
+        flags._on_unraisable(types.SimpleNamespace(exc_type=KeyboardInterrupt))
+        time.sleep(60)
+
+
+def test_other_errors_that_cannot_be_raised_are_no_noise(capsys):
+    flags._on_unraisable(types.SimpleNamespace(exc_type=OSError))
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+
+
 # The name of a workdir.
 
 
@@ -305,6 +347,10 @@ def test_default_workdir_tells_settings_apart():
         {"loss": "ce"},
         {"loss": "dse"},
         {"loss": "dse,ce"},
+        {"temperature": "2"},
+        {"temperature": "2.0000001"},
+        {"train_fraction": "0.3"},
+        {"train_fraction": "0.30000001"},
         {"generator": "noise"},
         {"grid": "true"},
         {"dataset": "a/b.npz"},

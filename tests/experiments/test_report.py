@@ -207,6 +207,17 @@ def test_plain_lines_where_there_is_no_terminal(log, capsys, monkeypatch):
     assert [row["step"] for row in log.rows("teacher")] == [10, 20, 30, 40, 50, 60]
 
 
+def test_a_phase_that_goes_on_says_from_where(log, capsys):
+    for step in (4, 10):
+        with Progress("teacher", 10, log) as progress:
+            progress.goes_on(step)
+    assert capsys.readouterr().out.splitlines() == [
+        "teacher                        4/10  goes on from here",
+        "teacher                       10/10  done before",
+    ]
+    assert log.rows("teacher") == []
+
+
 def test_figures_of_replicas_are_averaged(log):
     with Progress("teacher", 2, log) as progress:
         progress(1, {"loss": np.array([1.0, 2.0, 6.0], np.float32), "accuracy": 7})

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 import struct
 import warnings
 
@@ -337,6 +338,30 @@ def test_a_finished_run_is_shown_and_not_redone(run_one):
     # The table alone, to the letter: no phase's progress before it.
     assert run_one.stdout.endswith(again.stdout)
     assert again.stdout.startswith("digits, 1,200 training and 597 test examples")
+
+
+def test_a_finished_run_that_cannot_be_written_is_shown(run_one, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(run_one.path, path)
+    (path / ".lock").unlink()
+    (path / ".lock").mkdir()  # As good as a file system that is read-only.
+    again = study_runs.succeed(path, run_one.settings)
+    assert again.stderr == "" and again.stdout.startswith("digits, 1,200 training")
+    shutil.rmtree(path / "student")
+    refused = study_runs.run(path, run_one.settings)
+    warning, error = refused.stderr.splitlines()
+    assert refused.returncode == 1 and warning.endswith("lost its student, made again now.")
+    assert error.startswith(f"error: --workdir {path} cannot be written")
+
+
+def test_a_finished_run_that_lost_its_student_makes_it_again(run_one, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(run_one.path, path)
+    shutil.rmtree(path / "student")
+    again = study_runs.succeed(path, run_one.settings, cache=run_one.cache)
+    assert again.stderr == f"warning: {path} lost its student, made again now.\n"
+    assert again.stdout.count("done before") == 3
+    study_runs.assert_same_bits(again, run_one)
 
 
 # Several conditions.

@@ -251,3 +251,9 @@ def test_the_estimator_raises():
         run(jnp.sin, lambda x: x[:2])
     with pytest.raises(ValueError, match=re.escape("student_fn(x) must have rank 1, got shape ()")):
         run(jnp.sum, jnp.sum)
+
+
+def test_no_class_is_refused():
+    empty = jnp.zeros((0, 3))
+    with pytest.raises(ValueError, match="number of classes must be at least 1, got 0"):
+        losses.derivative_square_error(empty, empty)

@@ -342,3 +342,17 @@ def test_soft_target_keeps_its_precision_at_high_temperatures(temperature):
     expected = temperature**2 * np.sum(np.exp(log_t) * (log_t - log_f))
     value = losses.soft_target(jnp.float32(student), jnp.float32(teacher), temperature=temperature)
     np.testing.assert_allclose(value, expected, rtol=max(1e-5, 1e-6 * temperature))
+
+
+def test_the_label_weight_may_be_traced():
+    """For a schedule; the value and the gradient in it are those of the mixture."""
+    f, t = jnp.array([0.1, -0.2, 0.5]), jnp.array([1.0, 0.0, -1.0])
+
+    def loss(weight):
+        return losses.soft_target_with_label(
+            f, t, jnp.array(1), temperature=2.0, label_weight=weight
+        )
+
+    value, slope = jax.jit(jax.value_and_grad(loss))(0.25)
+    assert float(value) == pytest.approx(float(loss(0.25)), rel=1e-6)
+    assert float(slope) == pytest.approx(float(loss(1.0) - loss(0.0)), rel=1e-5)

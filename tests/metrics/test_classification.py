@@ -180,3 +180,34 @@ def test_float32_log_probs_are_summed_in_double():
     np.testing.assert_array_equal(
         metrics.brier_score(single, labels), metrics.brier_score(double, labels)
     )
+
+
+WITH_LABELS = [
+    metrics.correct,
+    metrics.label_log_prob,
+    metrics.brier_score,
+    metrics.expected_calibration_error,
+]
+
+
+@pytest.mark.parametrize("metric_fn", WITH_LABELS)
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ([0, 1, 4], r"integers in \[0, 4\), got \[0 1 4\]"),
+        ([0, -1, 2], r"integers in \[0, 4\)"),
+        ([0.0, 1.0, 2.0], r"integers in \[0, 4\)"),
+        ([0, 1], r"shape \(3,\) or \(3,\) to go with log_probs \(3, 4\), got \(2,\)"),
+        ([[0, 1, 2]], r"got \(1, 3\)"),
+        (1, r"got \(\)"),
+    ],
+    ids=repr,
+)
+def test_bad_labels_are_refused(metric_fn, labels, found):
+    with pytest.raises(ValueError, match=found):
+        metric_fn(predictions(0, num_examples=3)[0], np.array(labels))
+
+
+def test_calibration_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="number of examples must be at least 1, got 0"):
+        metrics.expected_calibration_error(np.zeros((0, 3)), np.zeros(0, int))

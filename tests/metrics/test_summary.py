@@ -178,3 +178,5 @@ def test_bootstrap_refuses():
     with pytest.raises(ValueError, match=r"log_probs must have rank 3, got shape \(400, 3\)"):
         log_probs, labels = some_predictions(1)
         metrics.bootstrap_estimate(accuracy, log_probs[0], labels)
+    with pytest.raises(ValueError, match="num_resamples must be at least 2, got 1"):
+        metrics.bootstrap_estimate(accuracy, log_probs, labels, num_resamples=1)

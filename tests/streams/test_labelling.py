@@ -254,3 +254,24 @@ def test_label_dataset_raises():
         message = f"data must be a dictionary with the inputs under 'x', got {found}."
         with pytest.raises(TypeError, match=re.escape(message)):
             streams.label_dataset(data, teacher_fn)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (jnp.array([0.25, 0.75]), "example 0 their exponentials sum to 3.4"),
+        (jnp.array([jnp.nan, 0.0]), "sum to nan"),
+        (jnp.array([-jnp.inf, -jnp.inf]), "sum to 0"),
+    ],
+    ids=["probabilities", "NaN", "no class at all"],
+)
+def test_label_dataset_refuses_what_are_no_log_probabilities(answer, found):
+    with pytest.raises(ValueError, match=f"must return log-probabilities; of .*{found}"):
+        streams.label_dataset(DATA, lambda x: answer + 0 * jnp.sum(x))
+
+
+def test_a_teacher_that_is_sure_or_of_low_precision_is_taken():
+    sure = streams.label_dataset(DATA, lambda x: jnp.array([0.0, -jnp.inf]) + 0 * jnp.sum(x))
+    assert sure["teacher_log_probs"][0].tolist() == [0.0, -jnp.inf]
+    logits = jnp.linspace(-3.0, 3.0, 10).astype(jnp.bfloat16)
+    streams.label_dataset(DATA, lambda x: jax.nn.log_softmax(logits))

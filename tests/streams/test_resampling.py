@@ -191,3 +191,9 @@ def test_with_replacement_raises():
         streams.resample(indices(3), 0, replace=True)
     with pytest.raises(ValueError, match="one common length"):
         streams.resample({"x": jnp.zeros(3), "y": jnp.zeros(2)}, 1, replace=True)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_no_data_is_refused(replace):
+    with pytest.raises(ValueError, match="data must hold at least one example, got none"):
+        streams.resample({"x": jnp.zeros((0, 3))}, 2, replace=replace)

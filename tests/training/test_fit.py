@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd import losses, streams, training
@@ -213,6 +213,18 @@ def test_rows_hold_the_means_over_the_steps_since_the_row_before(log_every):
 
 def test_a_hundred_rows_by_default():
     assert list(count(250)[1]) == [*range(2, 250, 2), 250]
+
+
+@given(
+    num_steps=st.integers(1, 40),
+    log_every=st.none() | st.integers(1, 50),
+    evaluate_at=st.sets(st.integers(0, 50), max_size=4),
+)
+@settings(max_examples=20)
+def test_row_steps_are_those_at_which_rows_come(num_steps, log_every, evaluate_at):
+    options = {"log_every": log_every, "evaluate_at": evaluate_at}
+    _, rows = count(num_steps, evaluate_fn=lambda state: {}, **options)
+    assert training.row_steps(num_steps, **options) == list(rows)
 
 
 @pytest.mark.parametrize("evaluate_at", [(), (0,), (0, 2, 5), (3, 7), (7, 100)])
