@@ -64,6 +64,26 @@ def check_weight(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in [0, 1], got {value}.")
 
 
+def check_permutation(name: str, value: Sequence[int], size: int) -> None:
+    """Raises ValueError unless `value` holds each of 0, ..., size - 1 once."""
+    if sorted(value) != list(range(size)):
+        raise ValueError(f"{name} must be a permutation of 0, ..., {size - 1}; got {value}.")
+
+
+def check_last_axis(name: str, value: Any, size: int) -> None:
+    """Raises ValueError unless the last axis of `value` has `size` entries."""
+    if jnp.shape(value)[-1:] != (size,):
+        raise ValueError(f"{name} must have shape [..., {size}], got {jnp.shape(value)}.")
+
+
+def check_binary(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` holds zeros and ones alone; traced values pass."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    if not bool(jnp.all((value == 0) | (value == 1))):
+        raise ValueError(f"{name} must hold zeros and ones alone.")
+
+
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:

@@ -103,6 +103,31 @@ def test_check_weight():
     jax.jit(lambda a: checks.check_weight("a", a))(2.0)
 
 
+def test_check_permutation():
+    checks.check_permutation("a", (2, 0, 1), 3)
+    checks.check_permutation("a", np.array([0]), 1)
+    for value in ((0, 1), (0, 1, 1), (1, 2, 3), (0, 1, 2, 3)):
+        message = f"a must be a permutation of 0, ..., 2; got {value}."
+        refused(ValueError, message, checks.check_permutation, "a", value, 3)
+
+
+def test_check_last_axis():
+    checks.check_last_axis("a", jnp.zeros((2, 3)), 3)
+    checks.check_last_axis("a", np.zeros(3), 3)
+    for value in (jnp.zeros((3, 2)), jnp.zeros(()), jnp.zeros((3, 1))):
+        message = f"a must have shape [..., 3], got {jnp.shape(value)}."
+        refused(ValueError, message, checks.check_last_axis, "a", value, 3)
+
+
+def test_check_binary():
+    for value in (jnp.array([0.0, 1.0]), np.array([True, False]), jnp.zeros((0, 3)), 1):
+        checks.check_binary("a", value)
+    for value in (jnp.array([0.0, 0.5]), jnp.array([2, 1]), jnp.array([jnp.nan])):
+        message = "a must hold zeros and ones alone."
+        refused(ValueError, message, checks.check_binary, "a", value)
+    jax.jit(lambda a: checks.check_binary("a", a))(2.0)
+
+
 def test_check_choice():
     checks.check_choice("a", None, (None, "b"))
     refused(

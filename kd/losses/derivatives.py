@@ -35,10 +35,10 @@ def derivative_square_error(student_jacobian: Array, teacher_jacobian: Array) ->
     Reference:
       Papamakarios (2015), "Distilling Model Knowledge", (2.18), I = C classes; (2.8)
       is the same without the logarithm. It is 0 where the two are equal. The
-      converse holds for its mean over inputs: it is 0 only if the two are equal
-      everywhere, for inputs with a connected support that holds C points of linearly
-      independent teacher's probabilities (proposition 2.1, whose proof uses the
-      connectedness without saying so).
+      converse holds for its mean over inputs: it is 0 only if student and teacher are
+      equal everywhere in the inputs' support, where that is connected and holds C points
+      of linearly independent teacher's probabilities (proposition 2.1, whose proof uses
+      the connectedness without saying so).
     """
     checks.check_same_shape(
         "student_jacobian", student_jacobian, "teacher_jacobian", teacher_jacobian

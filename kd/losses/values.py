@@ -112,7 +112,7 @@ def logit_square_error(student_logits: Array, teacher_logits: Array) -> Array:
 
     A teacher that is an average of probabilities has logits only up to a constant:
     give its log-probabilities less their mean. One that is sure (a log-probability of minus
-    infinity) has none: the loss is infinite.
+    infinity) has none: the loss is infinite, or NaN once the mean is taken off.
 
     Args:
       student_logits: `[C]`, before the softmax. Gradients flow through.
