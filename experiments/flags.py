@@ -284,9 +284,17 @@ def _on_unraisable(unraisable: Any) -> None:
         threading.Timer(0.05, signal.pthread_kill, [main_thread, signal.SIGINT]).start()
 
 
+def _on_thread_error(error: threading.ExceptHookArgs) -> None:
+    """A library's own thread failed (TensorBoard's writer, on a full disk): a line will do."""
+    if error.exc_type is not SystemExit:
+        name = error.exc_type.__name__
+        print(f"warning: {name}: {' '.join(str(error.exc_value).split())}", file=sys.stderr)
+
+
 def _quiet_logs() -> None:
     """Libraries report only errors; kd's own warnings are plain lines."""
     sys.unraisablehook = _on_unraisable
+    threading.excepthook = _on_thread_error
     logging.getLogger().setLevel(logging.ERROR)
     # orbax logs a traceback of the errors that it raises as well.
     logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -318,6 +319,19 @@ def test_other_errors_that_cannot_be_raised_are_no_noise(capsys):
     flags._on_unraisable(types.SimpleNamespace(exc_type=OSError))
     time.sleep(0.2)
     assert capsys.readouterr().err == ""
+
+
+def test_an_error_in_a_librarys_thread_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", flags._on_thread_error)
+
+    def fail():
+        raise OSError(28, "No space left\non device")
+
+    for target in (fail, sys.exit):
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join()
+    assert capsys.readouterr().err == "warning: OSError: [Errno 28] No space left on device\n"
 
 
 # The name of a workdir.
