@@ -16,6 +16,10 @@ def log_softmax(z: np.ndarray) -> np.ndarray:
     return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
 
 
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.asarray(z, np.float64)))
+
+
 def softmax(z: np.ndarray) -> np.ndarray:
     return np.exp(log_softmax(z))
 

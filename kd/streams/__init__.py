@@ -1,5 +1,6 @@
 """Streams: where training input comes from. Batches are dictionaries; inputs are under `"x"`."""
 
+from kd.streams.chains import ChainsState, parallel_chains
 from kd.streams.composition import map_batch, with_signs
 from kd.streams.generators import gaussian_noise
 from kd.streams.labelling import CacheTooLargeError, cache_bytes, label, label_dataset
@@ -7,12 +8,14 @@ from kd.streams.resampling import bootstrap, resample
 
 __all__ = [
     "CacheTooLargeError",
+    "ChainsState",
     "bootstrap",
     "cache_bytes",
     "gaussian_noise",
     "label",
     "label_dataset",
     "map_batch",
+    "parallel_chains",
     "resample",
     "with_signs",
 ]

@@ -1,5 +1,6 @@
 """The verb: `fit` an `Update` to a `Stream`, checkpointed and resumable to the bit."""
 
+from kd.training.contrastive import ContrastiveState, contrastive_divergence
 from kd.training.fit import (
     FitState,
     NonFiniteLossError,
@@ -13,10 +14,12 @@ from kd.training.fit import (
 from kd.training.updates import GradientState, gradient, replicate
 
 __all__ = [
+    "ContrastiveState",
     "FitState",
     "GradientState",
     "NonFiniteLossError",
     "compile_chunk",
+    "contrastive_divergence",
     "fit",
     "gradient",
     "init_fit",

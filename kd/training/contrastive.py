@@ -1,0 +1,102 @@
+"""Contrastive divergence: how a model known up to its partition function learns from data."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd import checks
+from kd.types import ApplyFn, Array, Batch, Key, Metrics, PyTree, Sampler, Update
+
+
+class ContrastiveState(NamedTuple):
+    """A model in training, with the chains that stand for its own samples.
+
+    Attributes:
+      params: of the model.
+      optimizer: the optimiser's state.
+      chains: `[C, ...]`, the persistent chains; `()` if they begin at the data.
+      key: split at every step.
+    """
+
+    params: PyTree
+    optimizer: PyTree
+    chains: PyTree
+    key: Key
+
+
+def contrastive_divergence(
+    log_potential_fn: ApplyFn,
+    sampler_fn: Callable[[PyTree], Sampler],
+    optimizer: optax.GradientTransformation,
+    key: Key,
+    *,
+    num_steps: int = 1,
+    chains: PyTree | None = None,
+) -> Update:
+    r"""Moves a model up the difference of its log-potential at data and at its own samples.
+
+    .. math::
+       \Delta\theta \propto
+         \Big\langle \frac{\partial}{\partial\theta} \log \bar p(x) \Big\rangle_{\text{data}}
+       - \Big\langle \frac{\partial}{\partial\theta} \log \bar p(x) \Big\rangle_{\text{samples}}
+
+    which is the gradient of the mean log-likelihood where the samples are exact. Here
+    they are k Gibbs steps away from the data (CD-k) or from where the chains of the step
+    before ended (persistent, PCD-k).
+
+    Args:
+      log_potential_fn: `(params, x) -> [B]`, nats, for a batch `[B, ...]`.
+      sampler_fn: parameters to a kernel that leaves their distribution as it is, for
+        instance `lambda params: block_gibbs(rbm, params)`.
+      optimizer: it descends on the loss, minus the difference above.
+      key: decides the chains.
+      num_steps: k.
+      chains: positions of persistent chains, `[C, ...]`; None for CD-k.
+
+    Returns:
+      An `Update` of batches `{"x": [B, ...]}`; its metric `"loss"` is the mean
+      log-potential at the samples less that at the data, in nats: it is no measure of
+      progress.
+
+    Raises:
+      TypeError: if the key is not one typed key.
+      ValueError: if `num_steps` < 1.
+
+    Reference:
+      Hinton (2002), "Training products of experts by minimizing contrastive divergence";
+      Tieleman (2008), "Training restricted Boltzmann machines using approximations to the
+      likelihood gradient".
+    """
+    checks.check_key("key", key)
+    checks.check_count("num_steps", num_steps)
+    is_persistent = chains is not None
+
+    def loss_fn(params: PyTree, data: PyTree, samples: PyTree) -> Array:
+        return jnp.mean(log_potential_fn(params, samples)) - jnp.mean(
+            log_potential_fn(params, data)
+        )
+
+    def init(params: PyTree) -> ContrastiveState:
+        positions = sampler_fn(params).init(chains) if is_persistent else ()
+        return ContrastiveState(params, optimizer.init(params), positions, key)
+
+    def apply(state: ContrastiveState, batch: Batch) -> tuple[ContrastiveState, Metrics]:
+        next_key, step_key = jax.random.split(state.key)
+        sampler = sampler_fn(state.params)
+        start = state.chains if is_persistent else sampler.init(batch["x"])
+        samples = jax.lax.fori_loop(
+            0,
+            num_steps,
+            lambda i, x: sampler.step(jax.random.fold_in(step_key, i), x)[0],
+            start,
+        )
+        loss, slope = jax.value_and_grad(loss_fn)(state.params, batch["x"], samples)
+        change, optimizer_state = optimizer.update(slope, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, change)
+        kept = samples if is_persistent else ()
+        return ContrastiveState(params, optimizer_state, kept, next_key), {"loss": loss}
+
+    return Update(init, apply)
