@@ -1,4 +1,4 @@
-"""Two ways to run one function for many replicas, and a `cond` that survives `vmap`."""
+"""Replicas of one function in two ways, rows of a data set, a `cond` that survives `vmap`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +34,26 @@ def over_replicas(
     if method == "auto":
         method = "loop" if jax.default_backend() == "cpu" else "vmap"
     return jax.vmap(fn) if method == "vmap" else lambda tree: jax.lax.map(fn, tree)
+
+
+def take_rows(data: PyTree, index: Array) -> PyTree:
+    """Rows of every leaf: as flat rows, which XLA copies whole on a CPU.
+
+    Args:
+      data: arrays of one common leading length N.
+      index: `[B]`, integers in [0, N); what is out of range is clipped to it.
+
+    Returns:
+      A pytree like `data`, each leaf `[B, ...]`.
+    """
+
+    def rows(leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+        flat = leaf.reshape(leaf.shape[0], -1)
+        # The index is in range by construction; "clip" spares the NaN fill of the default.
+        return jnp.take(flat, index, axis=0, mode="clip").reshape(-1, *leaf.shape[1:])
+
+    return jax.tree.map(rows, data)
 
 
 def cond_any(needed: Array, refill_fn: Callable[[PyTree], PyTree], state: PyTree) -> PyTree:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd.batching import cond_any, over_replicas
+from kd.batching import cond_any, over_replicas, take_rows
 
 
 def halve_and_count(calls):
@@ -138,3 +138,11 @@ def test_auto_is_a_loop_on_a_cpu():
 def test_a_bad_method_is_refused():
     with pytest.raises(ValueError, match="method must be one of auto, loop, vmap; got 'pmap'"):
         over_replicas(lambda x: x, "pmap")
+
+
+def test_take_rows_takes_rows_of_every_leaf():
+    data = {"x": np.arange(24).reshape(4, 3, 2), "y": jnp.arange(4) * 10}
+    for index in ([2, 0, 2], [3], []):
+        found = take_rows(data, jnp.array(index, jnp.int32))
+        for name, leaf in data.items():
+            np.testing.assert_array_equal(found[name], np.asarray(leaf)[np.array(index, int)])

@@ -1,20 +1,31 @@
 """Streams: where training input comes from. Batches are dictionaries; inputs are under `"x"`."""
 
+from kd.streams.blocks import BlockState, blocks
 from kd.streams.chains import ChainsState, parallel_chains
 from kd.streams.composition import map_batch, with_signs
-from kd.streams.generators import gaussian_noise
+from kd.streams.generators import (
+    gaussian_noise,
+    munge,
+    nade_conditionals,
+    nearest_neighbours,
+)
 from kd.streams.labelling import CacheTooLargeError, cache_bytes, label, label_dataset
 from kd.streams.resampling import bootstrap, resample
 
 __all__ = [
+    "BlockState",
     "CacheTooLargeError",
     "ChainsState",
+    "blocks",
     "bootstrap",
     "cache_bytes",
     "gaussian_noise",
     "label",
     "label_dataset",
     "map_batch",
+    "munge",
+    "nade_conditionals",
+    "nearest_neighbours",
     "parallel_chains",
     "resample",
     "with_signs",

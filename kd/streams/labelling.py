@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from kd import checks
-from kd.batching import cond_any
 from kd.derivatives import value_and_input_jacobian
 from kd.hoisting import hoisted_jit
+from kd.streams.blocks import blocks
 from kd.types import Array, Batch, Key, LogProbFn, PyTree, Stream
 
 JACOBIAN, PROJECTED = "jacobian", "projected"
@@ -20,20 +20,6 @@ SUM_TOLERANCE = 0.05  # Of a teacher's probabilities: bfloat16 may be that far f
 
 class CacheTooLargeError(ValueError):
     """Labels of a data set would take more memory than allowed."""
-
-
-class BlockState(NamedTuple):
-    """A stream labelled in blocks.
-
-    Attributes:
-      stream: state of the stream that gives the inputs.
-      block: batches already labelled, each leaf `[num_batches, B, ...]`.
-      position: the next batch of the block; `num_batches` when it is used up.
-    """
-
-    stream: PyTree
-    block: Batch
-    position: Array
 
 
 def label(
@@ -47,7 +33,7 @@ def label(
 
     The teacher is asked for `num_batches` minibatches at once: a large teacher reads
     all its weights for every question, so twenty examples cost little less than
-    hundreds. Only one block is ever held, and it travels in the state.
+    hundreds (`kd.streams.blocks`).
 
     Args:
       stream: batches with inputs under `"x"`, `[B, ...]`; for "projected" also
@@ -71,7 +57,7 @@ def label(
     checks.check_count("num_batches", num_batches)
     answer_fn = jax.vmap(_labeller(teacher_fn, derivatives))
 
-    def fill(key: Key, stream_state: PyTree) -> tuple[PyTree, Batch]:
+    def draw(key: Key, stream_state: PyTree) -> tuple[PyTree, Batch]:
         keys = jax.random.split(key, num_batches)
         stream_state, block = jax.lax.scan(
             lambda state, key: stream.next(key, state), stream_state, keys
@@ -84,26 +70,7 @@ def label(
         )
         return stream_state, {**block, **labels}
 
-    def init(key: Key) -> BlockState:
-        stream_state = stream.init(key)
-        _, shapes = jax.eval_shape(fill, key, stream_state)
-        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return BlockState(stream_state, empty, jnp.array(num_batches, jnp.int32))
-
-    def next_(key: Key, state: BlockState) -> tuple[BlockState, Batch]:
-        def refill(carry: tuple[Key, BlockState]) -> tuple[Key, BlockState]:
-            key, state = carry
-            stream_state, block = fill(key, state.stream)
-            return key, BlockState(stream_state, block, jnp.zeros_like(state.position))
-
-        _, state = cond_any(state.position >= num_batches, refill, (key, state))
-        batch = jax.tree.map(
-            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, state.position, keepdims=False),
-            state.block,
-        )
-        return state._replace(position=state.position + 1), batch
-
-    return Stream(init, next_)
+    return blocks(stream.init, draw, num_batches=num_batches)
 
 
 def cache_bytes(data: Batch, teacher_fn: LogProbFn, *, derivatives: str | None = None) -> int:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
-from kd.batching import cond_any
+from kd.batching import cond_any, take_rows
 from kd.types import Array, Batch, Key, PyTree, Stream
 
 
@@ -66,7 +66,7 @@ def resample(data: Batch, batch_size: int, *, replace: bool = False) -> Stream:
     checks.check_count("batch_size", batch_size)
 
     def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
-        return state, _take(data, jax.random.randint(key, (batch_size,), 0, num_examples))
+        return state, take_rows(data, jax.random.randint(key, (batch_size,), 0, num_examples))
 
     return Stream(lambda key: (), next_)
 
@@ -121,18 +121,6 @@ def _epochs(data: Batch, batch_size: int, members_fn) -> Stream:
         del key  # The order is decided by the key given to `init`.
         index = jax.lax.dynamic_slice(state.order, (state.position,), (batch_size,))
         state = state._replace(position=state.position + batch_size)
-        return cond_any(state.position >= num_examples, turn_over, state), _take(data, index)
+        return cond_any(state.position >= num_examples, turn_over, state), take_rows(data, index)
 
     return Stream(init, next_)
-
-
-def _take(data: Batch, index: Array) -> Batch:
-    """Rows of every leaf: as flat rows, which XLA copies whole on a CPU."""
-
-    def rows(leaf: Array) -> Array:
-        leaf = jnp.asarray(leaf)
-        flat = leaf.reshape(leaf.shape[0], -1)
-        # The index is in range by construction; "clip" spares the NaN fill of the default.
-        return jnp.take(flat, index, axis=0, mode="clip").reshape(-1, *leaf.shape[1:])
-
-    return jax.tree.map(rows, data)
