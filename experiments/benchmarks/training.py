@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.timing import Ratio, ratio
-from experiments.compress_ensemble.objectives import distillation_objective, label_objective
+from experiments.compress_ensemble.objectives import (
+    OPTIMIZER,
+    distillation_objective,
+    label_objective,
+)
 from experiments.compress_ensemble.settings import Settings
-from experiments.compress_ensemble.study import OPTIMIZER
 from kd import models, streams, training
 from kd.hoisting import hoisted_jit
 

@@ -26,7 +26,12 @@ COLOURS = {
     "logits": "#009E73",
     "soft_target": "#56B4E9",
 }
-INPUTS = {"dataset": "inputs: the data set", "noise": "inputs: noise"}
+INPUTS = {
+    "dataset": "inputs: the data set",
+    "nade": "inputs: NADE, trained on the data set",
+    "noise": "inputs: noise",
+    "munge": "inputs: MUNGE of the data set",
+}
 FIGURES = {"accuracy": "accuracy, %", "log_prob": "log-probability, nats"}
 NAMES = {
     "ce": "cross-entropy",

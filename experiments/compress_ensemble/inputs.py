@@ -74,21 +74,33 @@ def _to_cache(settings: Settings, dataset: Dataset) -> tuple[Batch, str | None]:
 
 
 def asked(
-    settings: Settings, part: Dataset, generator: str, teacher_fn: LogProbFn, objective: Objective
+    settings: Settings,
+    stream: Stream,
+    teacher_fn: LogProbFn,
+    objective: Objective,
+    *,
+    num_classes: int,
 ) -> Stream:
-    """A stream of inputs labelled as it comes, in blocks."""
-    if generator == "noise":
-        stream = streams.gaussian_noise(
-            part.train_x.shape[1:], settings.batch_size, scale=settings.noise_scale
-        )
-    else:
-        stream = streams.resample(examples(part), settings.batch_size)
+    """The stream labelled as it comes, in blocks."""
     if objective.derivatives == PROJECTED:
         stream = streams.with_signs(
-            stream, num_projections=settings.num_projections, num_classes=part.num_classes
+            stream, num_projections=settings.num_projections, num_classes=num_classes
         )
     block = JACOBIAN_BLOCK if objective.derivatives == JACOBIAN else VALUES_BLOCK
     num_batches = max(1, block // settings.batch_size)
     return streams.label(
         stream, teacher_fn, derivatives=objective.derivatives, num_batches=num_batches
     )
+
+
+def num_steps(dataset: Dataset, batch_size: int, num_epochs: float) -> int:
+    """Minibatches in so many passes; what cannot be done is refused."""
+    if len(dataset.train_x) < batch_size:
+        raise UserError(
+            f"--batch_size {batch_size} is more than the {len(dataset.train_x)} training examples "
+            "there are; lower it, or raise --train_fraction."
+        )
+    total = num_epochs * (len(dataset.train_x) // batch_size)
+    if total >= 2**31:
+        raise UserError(f"{num_epochs:g} epochs are {total:.3g} steps; 2**31 are too many.")
+    return max(1, round(total))

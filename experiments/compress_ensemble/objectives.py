@@ -5,11 +5,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from experiments.compress_ensemble.settings import Settings
 from kd import derivatives, losses
 from kd.streams.labelling import JACOBIAN, PROJECTED
 from kd.types import ApplyFn, Array, Batch, PyTree
+
+# ADADELTA with the two constants of Zeiler (2012) and no further rate: of every network here.
+OPTIMIZER = optax.adadelta(1.0, rho=0.95, eps=1e-6)
 
 
 class Objective(NamedTuple):
@@ -24,6 +28,16 @@ class Objective(NamedTuple):
     fn: Callable[[PyTree, Batch], Array]
     derivatives: str | None
     labels: tuple[str, ...]
+
+
+def density_objective(log_prob_fn: Callable[[PyTree, Array], Array]) -> Objective:
+    """Minus the mean log-density of the inputs, `log_prob_fn(params, x [B, ...]) -> [B]`."""
+
+    def fn(params: PyTree, batch: Batch) -> Array:
+        log_probs = log_prob_fn(params, batch["x"])
+        return jnp.mean(jax.vmap(losses.negative_log_likelihood)(log_probs))
+
+    return Objective(fn, None, ())
 
 
 def label_objective(logits_fn: ApplyFn, num_classes: int) -> Objective:

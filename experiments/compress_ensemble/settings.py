@@ -5,7 +5,8 @@ import dataclasses
 from experiments.flags import setting
 
 LOSSES = ("ce", "dse", "dse_projected", "ce+dse", "logits", "soft_target")
-GENERATORS = ("dataset", "noise")
+GENERATORS = ("dataset", "nade", "noise", "munge")
+THESIS_GENERATORS = ("dataset", "nade", "noise")
 FRACTIONS = (1.0, 0.1)
 MOST = 1_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
 
@@ -31,7 +32,7 @@ class Settings:
         ("ce", "dse"), ("ce", "dse"), "what the student matches", choices=LOSSES
     )
     generator: tuple[str, ...] = setting(
-        ("dataset",), GENERATORS, "where the student's inputs come from", choices=GENERATORS
+        ("dataset",), THESIS_GENERATORS, "where the student's inputs come from", choices=GENERATORS
     )
     train_fraction: tuple[float, ...] = setting(
         (0.1,),
@@ -61,7 +62,7 @@ class Settings:
         200.0, 20.0, "passes of the baseline, trained on the labels", above=0
     )
     student_epochs: float = setting(
-        400.0, 40.0, "passes of the student; with noise, as many steps", above=0
+        400.0, 40.0, "passes of the student; of other inputs, as many steps", above=0
     )
     num_repeats: int = setting(
         5, 3, "students, and baselines, from different starts", at_least=1, at_most=MOST
@@ -75,6 +76,14 @@ class Settings:
         0.0, 0.0, "weight of the hard label in soft_target", at_least=0, at_most=1
     )
     noise_scale: float = setting(1.0, 1.0, "standard deviation of the noise inputs", above=0)
+    nade_hidden: int = setting(
+        100, 500, "hidden units of the NADE that generates inputs", at_least=1, at_most=MOST
+    )
+    nade_epochs: float = setting(
+        100.0, 10.0, "passes of NADE over the students' part of the training set", above=0
+    )
+    swap_probability: float = setting(0.2, 0.2, "of an attribute, for munge", at_least=0, at_most=1)
+    local_variance: float = setting(1.0, 1.0, "s of munge: noise is distance / s", above=0)
     seed: int = setting(0, 0, "decides everything random", at_least=0, at_most=2**32 - 1)
 
     def conditions(self) -> list[tuple[str, str, float]]:

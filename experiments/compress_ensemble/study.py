@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments.compress_ensemble import figures, inputs, tables
+from experiments.compress_ensemble import figures, generators, inputs, tables
 from experiments.compress_ensemble.objectives import (
+    OPTIMIZER,
     Objective,
     distillation_objective,
     label_objective,
@@ -33,17 +33,15 @@ COLUMNS = ("loss", "accuracy", "log_prob")
 NUM_TEACHER_POINTS, NUM_STUDENT_POINTS = 6, 40
 PREDICT_BLOCK = 1000
 
-# ADADELTA with the two constants of Zeiler (2012) and no further rate.
-OPTIMIZER = optax.adadelta(1.0, rho=0.95, eps=1e-6)
-
 
 def run(preset: str, settings: Settings, options: Options) -> None:
     """Runs the study, or goes on with it, and shows the table; a finished one only shows it."""
-    if settings.label_weight > 0 and any(
-        loss == "soft_target" and generator == "noise"
-        for loss, generator, _ in settings.conditions()
-    ):
-        raise UserError("--label_weight needs labels, and --generator=noise has none: give 0.")
+    if settings.label_weight > 0:
+        for loss, generator, _ in settings.conditions():
+            if loss == "soft_target" and generator != "dataset":
+                raise UserError(
+                    f"--label_weight needs labels, and --generator={generator} has none: give 0."
+                )
     summary = execute(
         EXPERIMENT,
         preset,
@@ -64,9 +62,10 @@ def load(settings: Settings, options: Options) -> Dataset:
     for _, _, fraction in settings.conditions():
         part = data.take_first(dataset, fraction)
         for num_epochs in (settings.direct_epochs, settings.student_epochs):
-            _num_steps(part, settings.batch_size, num_epochs)
-    _num_steps(dataset, settings.batch_size, settings.teacher_epochs)
+            inputs.num_steps(part, settings.batch_size, num_epochs)
+    inputs.num_steps(dataset, settings.batch_size, settings.teacher_epochs)
     inputs.check_cache(settings, options, dataset)
+    generators.check(settings, dataset)
     return dataset
 
 
@@ -86,7 +85,7 @@ def train_ensemble(run: Run, dataset: Dataset) -> Trained:
     settings = run.settings
     model = models.MLP(settings.teacher_hidden, dataset.num_classes)
     stream = streams.bootstrap(inputs.examples(dataset), settings.batch_size)
-    num_steps = _num_steps(dataset, settings.batch_size, settings.teacher_epochs)
+    num_steps = inputs.num_steps(dataset, settings.batch_size, settings.teacher_epochs)
     log_prob_fn = _ensemble_log_probs(model)
     predict = _predictor(log_prob_fn, dataset.test_x)
     fit_key, init_key = jax.random.split(run.key("teacher"))
@@ -119,7 +118,7 @@ def train_direct(run: Run, dataset: Dataset, fraction: float) -> Trained:
     """The student's network trained on the labels: what distillation must beat."""
     part = data.take_first(dataset, fraction)
     stream = streams.resample(inputs.examples(part), run.settings.batch_size)
-    num_steps = _num_steps(part, run.settings.batch_size, run.settings.direct_epochs)
+    num_steps = inputs.num_steps(part, run.settings.batch_size, run.settings.direct_epochs)
     model = models.MLP(run.settings.student_hidden, dataset.num_classes)
     objective = label_objective(model.apply, dataset.num_classes)
     phase = f"direct[{fraction:g}]"
@@ -132,6 +131,7 @@ def distil_all(run: Run, dataset: Dataset, teacher: Trained) -> tables.Students:
     teacher_fn = partial(teacher.log_prob_fn, teacher.params)
     model = models.MLP(settings.student_hidden, dataset.num_classes)
     cache = inputs.labels(run, dataset, teacher_fn) if inputs.cached_losses(settings) else {}
+    sources = generators.sources(run, dataset)
     students = {}
     for condition in settings.conditions():
         loss, generator, fraction = condition
@@ -142,7 +142,13 @@ def distil_all(run: Run, dataset: Dataset, teacher: Trained) -> tables.Students:
             known = {name: cache[name][: len(part.train_x)] for name in ("x", *objective.labels)}
             stream = streams.resample(known, settings.batch_size)
         else:
-            stream = inputs.asked(settings, part, generator, teacher_fn, objective)
+            stream = inputs.asked(
+                settings,
+                sources[generator, fraction],
+                teacher_fn,
+                objective,
+                num_classes=dataset.num_classes,
+            )
         students[condition] = _train_students(
             run,
             f"student[{loss},{generator},{fraction:g}]",
@@ -150,7 +156,7 @@ def distil_all(run: Run, dataset: Dataset, teacher: Trained) -> tables.Students:
             stream,
             objective,
             model,
-            _num_steps(part, settings.batch_size, settings.student_epochs),
+            inputs.num_steps(part, settings.batch_size, settings.student_epochs),
             shared=not is_cached,
         )
     return students
@@ -260,15 +266,3 @@ def _predictor(
 
     x = jnp.asarray(x)
     return lambda params: predict(params, x)
-
-
-def _num_steps(dataset: Dataset, batch_size: int, num_epochs: float) -> int:
-    if len(dataset.train_x) < batch_size:
-        raise UserError(
-            f"--batch_size {batch_size} is more than the {len(dataset.train_x)} training examples "
-            "there are; lower it, or raise --train_fraction."
-        )
-    num_steps = num_epochs * (len(dataset.train_x) // batch_size)
-    if num_steps >= 2**31:
-        raise UserError(f"{num_epochs:g} epochs are {num_steps:.3g} steps; 2**31 are too many.")
-    return max(1, round(num_steps))

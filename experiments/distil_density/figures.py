@@ -1,0 +1,145 @@
+"""The study's figures: KL divergence against samples, and densities side by side."""
+
+import os
+
+os.environ["MPLBACKEND"] = "Agg"  # Whatever it was: nothing is shown on a screen.
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from experiments.distil_density.routes import Stage, phase_name  # noqa: E402
+from experiments.distil_density.tables import Results, Trained  # noqa: E402
+from experiments.run import Run  # noqa: E402
+from kd.models import GaussianMixture  # noqa: E402
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+COLOURS = {"kl": "#0072B2", "se": "#D55E00", "score": "#009E73", "se+kl": "#CC79A7"}
+NAMES = {
+    "kl": "KL divergence (kl)",
+    "se": "square error (se)",
+    "score": "score matching (score)",
+    "se+kl": "square error, then KL (se+kl)",
+}
+NUM_PIXELS = 200
+# Contours where the log-density is so much below its maximum, in nats.
+DEPTHS = (12, 8, 5, 3, 2, 1, 0.5)
+STYLE = {
+    "figure.dpi": 150,
+    "savefig.bbox": "tight",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+def draw(run: Run, results: dict[str, Results], stages: dict[str, list[Stage]]) -> None:
+    """Writes every figure into `figures/` of the workdir."""
+    with plt.rc_context(STYLE):
+        _save(_curves(run, results, stages), run, "kl.png")
+        _save(_contours(run, results), run, "contours.png")
+
+
+def _curves(run: Run, results: dict[str, Results], stages: dict[str, list[Stage]]) -> plt.Figure:
+    """KL divergence against samples, a panel a teacher."""
+    figure, axes = plt.subplots(
+        1,
+        len(results),
+        figsize=(2.2 + 3.4 * len(results), 3.2),
+        squeeze=False,
+        layout="constrained",
+    )
+    handles = {}
+    for axis, (name, result) in zip(axes[0], results.items(), strict=True):
+        for loss, parts in stages.items():
+            x, y, error = _curve(run, loss, name, parts)
+            (line,) = axis.plot(x, y, color=COLOURS[loss])
+            low = np.maximum(y - error, 0.2 * y)
+            axis.fill_between(x, low, y + error, color=COLOURS[loss], alpha=0.2, linewidth=0)
+            handles[NAMES[loss]] = line
+        floor = axis.axhline(np.mean(result.floor.kl), color="black", linewidth=1)
+        handles["trained on the teacher itself"] = floor
+        axis.set(xscale="log", yscale="log", title=name, xlabel="samples of the teacher")
+        axis.grid(color="#dddddd")
+    axes[0, 0].set_ylabel("D(teacher || student), nats")
+    figure.legend(handles.values(), handles.keys(), loc="outside right center")
+    return figure
+
+
+def _curve(
+    run: Run, loss: str, teacher: str, stages: list[Stage]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples seen, KL divergence and its standard error over all stages of a route."""
+    found = []
+    for stage in stages:
+        rows = run.log.rows(phase_name(loss, teacher, stage, stages))
+        found += [
+            (
+                run.settings.batch_size * (stage.start + row["step"]),
+                row["kl"],
+                row.get("kl_stderr", 0.0),
+            )
+            for row in rows
+            if "kl" in row
+        ]
+    return tuple(np.array(found).T)
+
+
+def _contours(run: Run, results: dict[str, Results]) -> plt.Figure:
+    """The teacher and the first student of every route, a row a teacher."""
+    losses = run.settings.loss
+    figure, axes = plt.subplots(
+        len(results),
+        1 + len(losses),
+        figsize=(1.9 * (1 + len(losses)), 2.1 * len(results)),
+        squeeze=False,
+        sharex="row",
+        sharey="row",
+        layout="constrained",
+    )
+    for row, (name, result) in zip(axes, results.items(), strict=True):
+        points, extent = _window(result)
+        values = [_log_potential(result, points)]
+        values += [_log_density(run, result.students[loss], points) for loss in losses]
+        for axis, z in zip(row, values, strict=True):
+            z = z.reshape(NUM_PIXELS, NUM_PIXELS) - np.max(z)
+            levels = [-depth for depth in DEPTHS]
+            axis.contour(*extent, z, levels, cmap="viridis", linewidths=0.8, linestyles="solid")
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name)
+    for axis, title in zip(axes[0], ["the teacher", *losses], strict=True):
+        axis.set_title(title, fontsize=9)
+    levels = ", ".join(f"{depth:g}" for depth in reversed(DEPTHS))
+    figure.supxlabel(
+        f"log-density {levels} nats below its maximum; the first student of each route",
+        fontsize=8,
+    )
+    return figure
+
+
+def _window(result: Results) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """A grid over what holds all but a millionth of the teacher's mass at a point's depth."""
+    found = result.quadrature
+    seen = found.points[found.log_density > np.max(found.log_density) - max(DEPTHS)]
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    margin = 0.1 * (high - low)
+    axes = [np.linspace(a, b, NUM_PIXELS) for a, b in zip(low - margin, high + margin, strict=True)]
+    x, y = np.meshgrid(*axes)
+    return np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32), (x, y)
+
+
+def _log_potential(result: Results, points: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.jit(jax.vmap(result.teacher.log_potential_fn))(jnp.asarray(points)))
+
+
+def _log_density(run: Run, trained: Trained, points: np.ndarray) -> np.ndarray:
+    settings = run.settings
+    student = GaussianMixture(settings.num_components, 2, settings.covariance)
+    first = jax.tree.map(lambda leaf: leaf[0], trained.params)
+    return np.asarray(jax.jit(student.log_prob)(first, jnp.asarray(points)))
+
+
+def _save(figure: plt.Figure, run: Run, name: str) -> None:
+    figure.savefig(run.workdir.file("figures", name))
+    plt.close(figure)
