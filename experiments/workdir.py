@@ -23,7 +23,15 @@ from kd.files import write_atomically
 _LOG = logging.getLogger(__name__)
 LOCK = ".lock"
 # What a run that has begun leaves, with its config.json.
-OWNED = {"checkpoints", "figures", "metrics.csv", "student", "summary.json", "tensorboard"}
+OWNED = {
+    "checkpoints",
+    "estimates.json",
+    "figures",
+    "metrics.csv",
+    "student",
+    "summary.json",
+    "tensorboard",
+}
 TICK_SECONDS = 2.0
 NUMERICS = ("enable_x64", "default_prng_impl", "default_matmul_precision")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

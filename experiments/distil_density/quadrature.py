@@ -11,8 +11,8 @@ from experiments.distil_density.teachers import Teacher
 from kd.batching import over_replicas
 from kd.types import ApplyFn, PyTree
 
-# A point with less of the teacher's mass adds nothing to a divergence in float64's eyes.
-LEAST_MASS = 1e-15
+# What a point with less of the teacher's mass adds to a divergence is not seen.
+LEAST_MASS = 1e-13
 
 
 class Quadrature(NamedTuple):

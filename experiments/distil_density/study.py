@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from experiments.distil_density.teachers import BY_NAME, Teacher, samples
 from experiments.flags import Options, UserError
 from experiments.report import Row
 from experiments.run import Run, execute
-from kd import losses, models, streams, training
+from kd import checks, losses, models, streams, training
 from kd.export import export_student
 from kd.types import Array, Batch, Key, PyTree, Stream
 
@@ -54,19 +54,40 @@ def run(preset: str, settings: Settings, options: Options) -> None:
     tables.show(summary, settings, options.workdir)
 
 
+class Problem(NamedTuple):
+    """A teacher and how students are judged.
+
+    Attributes:
+      name: the teacher's.
+      teacher: it.
+      quadrature: its density on a grid.
+      kl_fn: from the parameters of R students to their KL divergences `[R]`.
+    """
+
+    name: str
+    teacher: Teacher
+    quadrature: Quadrature
+    kl_fn: Callable[[PyTree], np.ndarray]
+
+    @classmethod
+    def of(cls, settings: Settings, name: str) -> "Problem":
+        """The problem of a name."""
+        found = quadrature(BY_NAME[name], settings.grid_points)
+        return cls(name, BY_NAME[name], found, kl_divergences(found, student_of(settings).log_prob))
+
+
 def distil(run: Run, stages: dict[str, list[Stage]]) -> list[Row]:
     """Students of every teacher by every route; then figures, exports and rows."""
     results = {}
     for name in run.settings.teacher:
-        teacher = BY_NAME[name]
-        found = quadrature(teacher, run.settings.grid_points)
-        starts = initial_students(run, name)
-        floor = train_floor(run, name, starts, found)
+        problem = Problem.of(run.settings, name)
+        starts = initial_students(run, problem)
         students = {
-            loss: train_student(run, loss, name, starts, found, stages[loss])
+            loss: train_student(run, loss, problem, starts, stages[loss])
             for loss in run.settings.loss
         }
-        results[name] = Results(teacher, found, floor, students)
+        floor = train_floor(run, problem, list(students.values()))
+        results[name] = Results(problem.teacher, problem.quadrature, floor, students)
     figures.draw(run, results, stages)
     export(run, results)
     return tables.rows(run.settings, results)
@@ -77,56 +98,79 @@ def student_of(settings: Settings) -> models.GaussianMixture:
     return models.GaussianMixture(settings.num_components, 2, settings.covariance)
 
 
-def initial_students(run: Run, name: str) -> PyTree:
+def initial_students(run: Run, problem: Problem) -> PyTree:
     """`num_repeats` mixtures with means at samples of the teacher, the same for every route."""
-    settings, teacher = run.settings, BY_NAME[name]
-    pilot_key, *keys = jax.random.split(run.key(f"start[{name}]"), settings.num_repeats + 1)
-    stream = _samples(settings, teacher, NUM_PILOT)
-    x = stream.next(pilot_key, stream.init(jax.random.fold_in(pilot_key, 0)))[1]["x"]
-    count = settings.num_components
-    # Half as wide as the teacher, along each of its axes.
-    covariances = jnp.broadcast_to(jnp.cov(x.T) / 4, (count, 2, 2))
+    settings, count = run.settings, run.settings.num_components
+    stream = samples(problem.teacher, NUM_PILOT, burn_in=settings.burn_in, thinning=1)
 
-    def start(key: Key) -> PyTree:
+    def start(key: Key, x: Array) -> PyTree:
         means = x[jax.random.randint(key, (count,), 0, len(x))]
+        # Half as wide as the teacher, along each of its axes.
+        covariances = jnp.broadcast_to(jnp.cov(x.T) / 4, (count, 2, 2))
         return student_of(settings).from_moments(jnp.ones(count), means, covariances)
 
-    return jax.vmap(start)(jnp.stack(keys))
+    @jax.jit
+    def start_all(key: Key) -> PyTree:
+        pilot_key, batch_key, key = jax.random.split(key, 3)
+        _, batch = stream.next(batch_key, stream.init(pilot_key))
+        keys = jax.random.split(key, settings.num_repeats)
+        return jax.vmap(start, in_axes=(0, None))(keys, batch["x"])
+
+    return start_all(run.key(f"start[{problem.name}]"))
 
 
 def train_student(
-    run: Run, loss: str, name: str, starts: PyTree, found: Quadrature, stages: list[Stage]
+    run: Run, loss: str, problem: Problem, starts: PyTree, stages: list[Stage]
 ) -> Trained:
     """Students of one route: its stages one after another, each with its own optimiser state."""
-    teacher, settings = BY_NAME[name], run.settings
+    settings = run.settings
+    stream = samples(
+        problem.teacher,
+        settings.batch_size,
+        burn_in=settings.burn_in,
+        thinning=settings.thinning,
+    )
+    offset = problem.quadrature.log_z - settings.offset_gap
     params = starts
     for stage in stages:
-        phase = phase_name(loss, name, stage, stages)
-        stream = streams.map_batch(
-            partial(labelled, teacher, stage.loss),
-            _samples(settings, teacher, settings.batch_size),
+        params = _fit(
+            run,
+            phase_name(loss, problem.name, stage, stages),
+            problem,
+            streams.map_batch(partial(labelled, problem.teacher, stage.loss), stream),
+            objective_of(stage.loss, student_of(settings).log_prob, offset),
+            params,
+            stage,
+            stages[-1].stop,
         )
-        offset = found.log_z - settings.offset_gap
-        objective = objective_of(stage.loss, student_of(settings).log_prob, offset)
-        params = _fit(run, phase, stream, objective, params, found, stage, stages[-1].stop)
-    return Trained(params, kl_divergences(found, student_of(settings).log_prob)(params))
+    return Trained(params, problem.kl_fn(params))
 
 
-def train_floor(run: Run, name: str, starts: PyTree, found: Quadrature) -> Trained:
-    """Students that see all of the teacher at every step: what samples without end would give."""
+def train_floor(run: Run, problem: Problem, students: list[Trained]) -> Trained:
+    """The best of all students, trained on with all of the teacher at every step.
+
+    What samples without end, and the luckiest start, would give.
+    """
     settings = run.settings
-    student = student_of(settings)
-    coarse = quadrature(BY_NAME[name], FLOOR_GRID)
-    batch = {"x": jnp.asarray(coarse.points, jnp.float32), "mass": jnp.asarray(coarse.masses)}
+    best = min(students, key=lambda trained: np.min(trained.kl))
+    index = int(np.argmin(best.kl))
+    starts = jax.tree.map(lambda leaf: leaf[index : index + 1], best.params)
+    log_prob_fn = student_of(settings).log_prob
+    coarse = quadrature(problem.teacher, FLOOR_GRID)
+    batch = {
+        "x": jnp.asarray(coarse.points, jnp.float32),
+        "mass": jnp.asarray(coarse.masses, jnp.float32),
+    }
     stream = Stream(lambda key: (), lambda key, state: (state, batch))
 
     def objective(params: PyTree, batch: Batch) -> Array:
-        nll = jax.vmap(losses.negative_log_likelihood)(student.log_prob(params, batch["x"]))
+        nll = jax.vmap(losses.negative_log_likelihood)(log_prob_fn(params, batch["x"]))
         return jnp.sum(batch["mass"] * nll)
 
     stage = Stage("kl", 0, settings.floor_steps)
-    params = _fit(run, f"floor[{name}]", stream, objective, starts, found, stage, stage.stop)
-    return Trained(params, kl_divergences(found, student.log_prob)(params))
+    phase = f"floor[{problem.name}]"
+    params = _fit(run, phase, problem, stream, objective, starts, stage, stage.stop)
+    return Trained(params, problem.kl_fn(params))
 
 
 def export(run: Run, results: dict[str, Results]) -> None:
@@ -152,21 +196,19 @@ def export(run: Run, results: dict[str, Results]) -> None:
 def _fit(
     run: Run,
     phase: str,
+    problem: Problem,
     stream: Stream,
     objective: Callable[[PyTree, Batch], Array],
     starts: PyTree,
-    found: Quadrature,
     stage: Stage,
     num_steps: int,
 ) -> PyTree:
     """One stage of all repeats, each with samples of its own; the learning rate goes on."""
-    settings = run.settings
-    rate = optax.cosine_decay_schedule(settings.learning_rate, num_steps)
+    rate = optax.cosine_decay_schedule(run.settings.learning_rate, num_steps)
     update = training.gradient(objective, optax.adam(lambda count: rate(count + stage.start)))
-    divergences = kl_divergences(found, student_of(settings).log_prob)
 
     def evaluate(state: training.GradientState) -> dict[str, Any]:
-        value, error = tables.mean_and_error(divergences(state.params))
+        value, error = tables.mean_and_error(problem.kl_fn(state.params))
         return {"kl": value} | ({} if error is None else {"kl_stderr": error})
 
     return run.fit(
@@ -178,9 +220,5 @@ def _fit(
         stage.stop - stage.start,
         evaluate_fn=evaluate,
         num_points=NUM_POINTS,
-        num_replicas=settings.num_repeats,
+        num_replicas=checks.check_same_length("starts", starts),
     ).params
-
-
-def _samples(settings: Settings, teacher: Teacher, batch_size: int) -> Stream:
-    return samples(teacher, batch_size, burn_in=settings.burn_in, thinning=settings.thinning)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd.types import Array, Batch, Key, PyTree, Stream
+from kd import random, streams
+from kd.types import Array, Key, Sampler, Stream
 
 BEND, WIDTH = 0.5, 0.4  # Of the banana.
 DISTANCE, SHARE = 4.0, 0.8  # Half the way between the modes, and the first one's weight.
@@ -79,44 +80,40 @@ BY_NAME = {
 
 
 def samples(teacher: Teacher, batch_size: int, *, burn_in: int, thinning: int) -> Stream:
-    """Samples of a teacher, `{"x": [B, 2]}`: exact, or each from a Markov chain of its own.
+    """Samples of a teacher, `{"x": [B, 2]}`: exact, or of Markov chains side by side.
 
     Args:
       teacher: where `x` comes from.
-      batch_size: B, which is the number of chains too.
+      batch_size: B.
       burn_in: steps of each chain before the first batch.
-      thinning: steps between batches.
+      thinning: steps of a chain between its samples: there are B times as many chains,
+        which take turns, so that the members of a batch are independent.
     """
     if teacher.sample_fn is not None:
         return Stream(
             lambda key: (), lambda key, state: (state, {"x": teacher.sample_fn(key, batch_size)})
         )
+    num_chains = batch_size * thinning
 
-    def init(key: Key) -> Array:
-        start_key, key = jax.random.split(key)
-        low, high = jnp.array([teacher.low]), jnp.array([teacher.high])
+    def starts(key: Key) -> Array:
         # Everywhere in the box: wider than the teacher, as chains should start.
-        start = jax.random.uniform(start_key, (batch_size, 2), minval=low, maxval=high)
-        return metropolis(teacher, key, start, burn_in)
+        low, high = jnp.array([teacher.low]), jnp.array([teacher.high])
+        return low + (high - low) * random.uniform(key, (num_chains, 2))
 
-    def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
-        state = metropolis(teacher, key, state, thinning)
-        return state, {"x": state}
-
-    return Stream(init, next_)
+    return streams.parallel_chains(
+        metropolis(teacher), starts, num_chains=num_chains, batch_size=batch_size, burn_in=burn_in
+    )
 
 
-def metropolis(teacher: Teacher, key: Key, x: Array, num_steps: int) -> Array:
-    """Random-walk Metropolis, `num_steps` steps of each of the chains at `x`, `[B, 2]`."""
+def metropolis(teacher: Teacher) -> Sampler:
+    """Random-walk Metropolis, a step of all chains `[C, 2]`; the info is which moved, `[C]`."""
     log_potential_fn = jax.vmap(teacher.log_potential_fn)
 
-    def step(index: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        x, value = state
-        move_key, accept_key = jax.random.split(jax.random.fold_in(key, index))
-        proposal = x + teacher.step_scale * jax.random.normal(move_key, x.shape)
-        proposed = log_potential_fn(proposal)
-        is_accepted = -jax.random.exponential(accept_key, value.shape) < proposed - value
-        x = jnp.where(is_accepted[:, None], proposal, x)
-        return x, jnp.where(is_accepted, proposed, value)
+    def step(key: Key, x: Array) -> tuple[Array, Array]:
+        move_key, accept_key = jax.random.split(key)
+        proposal = x + teacher.step_scale * random.normal(move_key, x.shape)
+        log_ratio = log_potential_fn(proposal) - log_potential_fn(x)
+        is_accepted = jnp.log(random.uniform(accept_key, log_ratio.shape)) < log_ratio
+        return jnp.where(is_accepted[:, None], proposal, x), is_accepted
 
-    return jax.lax.fori_loop(0, num_steps, step, (x, log_potential_fn(x)))[0]
+    return Sampler(lambda position: position, step)

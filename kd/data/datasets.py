@@ -3,6 +3,7 @@
 import hashlib
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +62,7 @@ def load(name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None) 
         return _load_digits()
     if name in TFDS_NAMES:
         return _load_tfds(name, data_dir)
-    return _load_npz(_find_npz(name))
+    return _load_npz(find_npz(name))
 
 
 def fingerprint(
@@ -82,7 +83,7 @@ def fingerprint(
         folder = _find_tfds(name, data_dir)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
     else:
-        files = [_find_npz(name)]
+        files = [find_npz(name)]
     total = hashlib.sha256()
     for path in files:
         try:
@@ -210,7 +211,12 @@ def _read_split(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
     return _pixels(images), np.array([row["label"] for row in rows], np.int32)
 
 
-def _find_npz(name: str) -> Path:
+def find_npz(name: str) -> Path:
+    """The file of that name.
+
+    Raises:
+      DataError: if it is no `.npz`, or there is none.
+    """
     if not name.endswith(".npz"):
         raise DataError(
             f"unknown data set {name!r}: expected digits, {', '.join(TFDS_NAMES)} or a path to "
@@ -225,7 +231,7 @@ def _find_npz(name: str) -> Path:
 
 
 def _load_npz(path: Path) -> Dataset:
-    arrays = _read_npz(path)
+    arrays = read_npz(path, NPZ_KEYS)
     for split in ("train", "test"):
         x, y = arrays[f"{split}_x"], arrays[f"{split}_y"]
         if x.dtype != np.uint8 and x.dtype.kind != "f":
@@ -257,7 +263,12 @@ def _load_npz(path: Path) -> Dataset:
     )
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """The named arrays of an `.npz`; nothing is ever unpickled.
+
+    Raises:
+      DataError: if the file is damaged, or an array is missing.
+    """
     try:
         path.open("rb").close()
     except OSError as error:
@@ -267,13 +278,13 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     where = str(path)
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in NPZ_KEYS if key not in file]
+            missing = [key for key in keys if key not in file]
             if missing:
                 raise DataError(
-                    f"{path}: expected arrays {', '.join(NPZ_KEYS)}; {', '.join(missing)} missing."
+                    f"{path}: expected arrays {', '.join(keys)}; {', '.join(missing)} missing."
                 )
             arrays = {}
-            for key in NPZ_KEYS:
+            for key in keys:
                 where = f"{key} of {path}"
                 arrays[key] = file[key]
                 if not isinstance(arrays[key], np.ndarray):  # NumPy gives other bytes as they are.

@@ -5,6 +5,13 @@ Gradients flow through every floating argument unless its docstring says otherwi
 a teacher's values that came out of a `Stream` are data, and carry none.
 """
 
+from kd.losses.densities import (
+    hyvarinen_score_matching,
+    log_density_square_error,
+    negative_log_likelihood,
+    score_matching,
+    sliced_score_matching,
+)
 from kd.losses.derivatives import (
     derivative_square_error,
     projected_derivative_square_error,
@@ -22,10 +29,15 @@ from kd.losses.values import (
 __all__ = [
     "cross_entropy",
     "derivative_square_error",
+    "hyvarinen_score_matching",
     "kl_divergence",
+    "log_density_square_error",
     "logit_square_error",
+    "negative_log_likelihood",
     "projected_derivative_square_error",
     "projected_square_error",
+    "score_matching",
+    "sliced_score_matching",
     "soft_target",
     "soft_target_with_label",
     "square_error",

@@ -2,11 +2,13 @@
 
 from kd.models.callables import from_predict_proba
 from kd.models.ensemble import ensemble_log_probs, init_members
+from kd.models.mixture import GaussianMixture
 from kd.models.mlp import MLP
 from kd.models.nade import NADE
 from kd.models.rbm import RBM
 
 __all__ = [
+    "GaussianMixture",
     "MLP",
     "NADE",
     "RBM",

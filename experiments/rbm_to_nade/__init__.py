@@ -1,0 +1,1 @@
+"""Distils an intractable RBM into a NADE, and estimates its partition function."""

@@ -1,0 +1,182 @@
+"""The study's figures: samples, features, agreement and training curves (4.3-4.8)."""
+
+import os
+from typing import TYPE_CHECKING
+
+os.environ["MPLBACKEND"] = "Agg"  # Whatever it was: nothing is shown on a screen.
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from experiments.rbm_to_nade.tables import reference, title  # noqa: E402
+from experiments.run import Run  # noqa: E402
+from kd.models import NADE  # noqa: E402
+from kd.types import PyTree  # noqa: E402
+
+if TYPE_CHECKING:
+    from experiments.rbm_to_nade.estimates import Found
+    from experiments.rbm_to_nade.study import Teacher
+
+# Okabe and Ito's palette.
+COLOURS = {"kl": "#0072B2", "se": "#D55E00", "se_then_kl": "#009E73"}
+LINES = ("-", "--", ":", "-.")
+NAMES = {"kl": "KL divergence (kl)", "se": "square error (se)", "se_then_kl": "se, then kl"}
+GRID = 6
+NUM_SORTED = 500
+STYLE = {
+    "figure.dpi": 150,
+    "savefig.bbox": "tight",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+}
+
+Students = dict[tuple[str, int], tuple[NADE, PyTree]]
+
+
+def draw(
+    run: Run,
+    teacher: "Teacher",
+    students: Students,
+    found: "Found",
+    log_probs: dict[tuple[str, int], np.ndarray],
+    potentials: np.ndarray,
+) -> None:
+    """Writes every figure into `figures/` of the workdir."""
+    with plt.rc_context(STYLE):
+        _save(_training(run, students), run, "training.png")
+        _save(_agreement(log_probs, potentials - reference(found)), run, "agreement.png")
+        _save(_log_z(found), run, "log_z.png")
+        side = round(teacher.rbm.num_visible**0.5)
+        if side**2 == teacher.rbm.num_visible:
+            _save(_samples(run, teacher, students, side), run, "samples.png")
+            _save(_features(teacher, students, side), run, "features.png")
+
+
+def _training(run: Run, students: Students) -> plt.Figure:
+    """Figure 4.5: mean log-probability of the first test images during training."""
+    figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    sizes = list(dict.fromkeys(hidden for _, hidden in students))
+    ends = []
+    for loss, hidden in students:
+        steps, values = _curve(run, loss, hidden)
+        line = LINES[sizes.index(hidden) % len(LINES)]
+        label = NAMES[loss] + (f", {hidden} units" if len(sizes) > 1 else "")
+        axis.plot(steps, values, line, color=COLOURS[loss], label=label)
+        ends += values[len(values) // 2 :]
+    axis.set_ylim(
+        min(ends) - 0.5 * (max(ends) - min(ends)) - 0.1,
+        max(ends) + 0.1 * (max(ends) - min(ends)) + 0.1,
+    )
+    axis.set(xscale="log", xlabel="steps", ylabel="test log-probability, nats")
+    figure.legend(loc="outside right center")
+    return figure
+
+
+def _curve(run: Run, loss: str, hidden: int) -> tuple[list[float], list[float]]:
+    name, before = f"nade[{loss},{hidden}]", 0.0
+    steps, values = [], []
+    for phase in (f"nade[{loss},{hidden},se]", name):
+        rows = [row for row in run.log.rows(phase) if "log_prob" in row]
+        steps += [before + row["step"] for row in rows]
+        values += [row["log_prob"] for row in rows]
+        before = steps[-1] if steps else 0.0
+    return steps, values
+
+
+def _agreement(log_probs: dict[tuple[str, int], np.ndarray], teacher: np.ndarray) -> plt.Figure:
+    """Figure 4.6: test images in the order of the RBM's log-probability."""
+    order = np.argsort(-teacher[:NUM_SORTED])
+    columns = min(2, len(log_probs))
+    rows = -(-len(log_probs) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(4 * columns + 1, 2.6 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, ((loss, hidden), values) in zip(axes.flat, log_probs.items(), strict=False):
+        axis.plot(values[:NUM_SORTED][order], ".", ms=2, color=COLOURS[loss], label="NADE")
+        axis.plot(teacher[:NUM_SORTED][order], color="black", lw=1, label="the RBM")
+        axis.set_title(f"{NAMES[loss]}, {hidden} units", loc="left", fontsize=9)
+        axis.legend(loc="lower left")
+    for axis in axes[-1]:
+        axis.set_xlabel("test image, sorted")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("log-probability, nats")
+    return figure
+
+
+def _log_z(found: "Found") -> plt.Figure:
+    """Every estimate with its interval."""
+    names = [name for name in found if name != "exact"]
+    figure, axis = plt.subplots(figsize=(7, 0.6 + 0.26 * len(names)), layout="constrained")
+    for place, name in enumerate(names):
+        estimate = found[name]
+        low = max(estimate["low"], estimate["value"] - 100)
+        axis.plot([low, estimate["high"]], [place, place], color="#0072B2", lw=1)
+        axis.plot(estimate["value"], place, "o", ms=4, color="#0072B2")
+    axis.axvline(reference(found), color="black", lw=1)
+    axis.set_yticks(range(len(names)), map(title, names))
+    axis.invert_yaxis()
+    word = "exact" if "exact" in found else "annealed importance sampling"
+    axis.set_xlabel(f"log Z, nats, with three standard errors; the line: {word}")
+    return figure
+
+
+def _samples(run: Run, teacher: "Teacher", students: Students, side: int) -> plt.Figure:
+    """Figures 4.3 and 4.7: samples of the RBM, and exact ones of each NADE."""
+    from experiments.rbm_to_nade.estimates import gibbs_samples
+
+    panels = {"the RBM": gibbs_samples(run, teacher, "figure", GRID**2)}
+    for (loss, hidden), (nade, params) in students.items():
+        x, _ = nade.sample(params, run.key("figure"), GRID**2)
+        panels[f"{NAMES[loss]}, {hidden}"] = x
+    return _mosaics({name: _tiled(np.asarray(x), side) for name, x in panels.items()}, "gray_r")
+
+
+def _features(teacher: "Teacher", students: Students, side: int) -> plt.Figure:
+    """Figures 4.4 and 4.8: input weights of hidden units, those of the largest norm."""
+    panels = {"the RBM": np.asarray(teacher.params["params"]["w"])}
+    for (loss, hidden), (_, params) in students.items():
+        w = np.asarray(params["params"]["w"])
+        panels[f"{NAMES[loss]}, {hidden}"] = np.concatenate([w, np.zeros_like(w[:1])])
+    tiles = {}
+    for name, w in panels.items():
+        first = np.argsort(-np.linalg.norm(w, axis=0))[: GRID**2]
+        tiles[name] = _tiled((w / np.abs(w).max(0, keepdims=True))[:, first].T, side)
+    return _mosaics(tiles, "RdBu_r", vmin=-1, vmax=1)
+
+
+def _tiled(x: np.ndarray, side: int) -> np.ndarray:
+    """Images, their pixels column by column, in a square with gaps."""
+    tiles = np.full((GRID * (side + 1) - 1, GRID * (side + 1) - 1), np.nan)
+    for index, image in enumerate(x[: GRID**2]):
+        row, column = (side + 1) * (index // GRID), (side + 1) * (index % GRID)
+        tiles[row : row + side, column : column + side] = image.reshape(side, side).T
+    return tiles
+
+
+def _mosaics(panels: dict[str, np.ndarray], colours: str, **limits: float) -> plt.Figure:
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.6 * columns, 2.8 * rows), squeeze=False, layout="constrained"
+    )
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (name, tiles) in zip(axes.flat, panels.items(), strict=False):
+        axis.imshow(tiles, cmap=colours, interpolation="nearest", **limits)
+        axis.set_title(name, fontsize=9)
+    return figure
+
+
+def _save(figure: plt.Figure, run: Run, name: str) -> None:
+    figure.savefig(run.workdir.file("figures", name))
+    plt.close(figure)

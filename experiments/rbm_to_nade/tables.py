@@ -1,0 +1,156 @@
+"""The study's figures of merit, beside the thesis's (tables 4.1-4.5)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments import report
+from experiments.rbm_to_nade.settings import Settings
+from experiments.report import Row
+from kd import metrics
+
+if TYPE_CHECKING:
+    from experiments.rbm_to_nade.estimates import Found
+    from experiments.rbm_to_nade.study import Teacher
+
+# By (loss, hidden units): mean test log-probability, and log Z by the upper bound, the lower
+# bound, importance sampling and the bridge. Tables 4.1-4.5.
+THESIS = {
+    ("kl", 250): (-94.75, 459.01, 442.80, 450.86, 451.27),
+    ("se", 250): (-94.62, 459.71, 439.21, 450.81, 451.24),
+    ("kl", 500): (-93.19, 458.20, 442.98, 450.96, 451.28),
+    ("se", 500): (-93.83, 458.87, 440.85, 450.96, 451.30),
+    ("kl", 750): (-92.93, 457.66, 443.41, 450.79, 451.22),
+    ("se", 750): (-93.61, 458.72, 439.19, 450.95, 451.21),
+    ("kl", 1000): (-92.49, 457.70, 443.74, 450.79, 451.24),
+    ("se", 1000): (-93.01, 458.52, 438.11, 451.51, 451.36),
+}
+ESTIMATORS = ("upper", "lower", "importance", "bridge")
+THESIS_AIS, THESIS_RBM = 451.28, -86.35
+# Of the thesis's RBM: the log-potential of the blank image, by which it is known.
+THESIS_BLANK = 436.4938
+
+
+def rows(
+    settings: Settings,
+    teacher: "Teacher",
+    offset: float,
+    found: "Found",
+    log_probs: dict[tuple[str, int], np.ndarray],
+    potentials: np.ndarray,
+) -> list[Row]:
+    """All final figures of a run.
+
+    Args:
+      settings: of the run.
+      teacher: the RBM.
+      offset: c of the square error.
+      found: estimates of log Z by name.
+      log_probs: of each NADE at the test images, `[N]`.
+      potentials: of the RBM at them, `[N]`.
+    """
+    is_thesis = _is_thesis(teacher)
+    best = reference(found)
+    made = [Row("offset", offset, None, 1, "nats", 436.49 if is_thesis else None)]
+    for name, estimate in found.items():
+        paper = _thesis_log_z(name) if is_thesis else None
+        value, stderr = estimate["value"], estimate["stderr"]
+        made.append(Row(f"log_z.{name}", value, stderr, 1, "nats", paper))
+        made += [
+            Row(f"log_z.{_within(name, e)}", estimate[e], None, 1, "nats") for e in ("low", "high")
+        ]
+    test = metrics.estimate((potentials - best)[None])
+    made.append(report.row("rbm.log_prob", test, "nats", paper=THESIS_RBM if is_thesis else None))
+    for condition, values in log_probs.items():
+        paper = THESIS.get(condition, (None,))[0] if is_thesis else None
+        name = f"nade.log_prob[{condition[0]},{condition[1]}]"
+        made.append(report.row(name, metrics.estimate(values[None]), "nats", paper=paper))
+    return made
+
+
+def reference(found: "Found") -> float:
+    """The log Z that others are compared with: the exact one, or annealed importance sampling's."""
+    return found.get("exact", found["ais"])["value"]
+
+
+def _within(name: str, end: str) -> str:
+    head, bracket, rest = name.partition("[")
+    return f"{head}.{end}{bracket}{rest}"
+
+
+def _is_thesis(teacher: "Teacher") -> bool:
+    blank = float(np.sum(np.logaddexp(0, np.asarray(teacher.params["params"]["b"], np.float64))))
+    return not teacher.is_trained_here and abs(blank - THESIS_BLANK) < 1e-3
+
+
+def _thesis_log_z(name: str) -> float | None:
+    if name == "ais":
+        return THESIS_AIS
+    for condition, (_, *figures) in THESIS.items():
+        for estimator, figure in zip(ESTIMATORS, figures, strict=True):
+            if name == f"{estimator}[{condition[0]},{condition[1]}]":
+                return figure
+    return None
+
+
+def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
+    """Prints the table at the end of a run."""
+    by_name = {row["name"]: row for row in summary["rows"]}
+    names = [
+        name.removeprefix("log_z.")
+        for name in by_name
+        if name.startswith("log_z.") and not {"low", "high"} & set(name.split("[")[0].split("."))
+    ]
+    best = by_name["log_z.exact" if "log_z.exact" in by_name else "log_z.ais"]["value"]
+    has_paper = any(by_name[f"log_z.{name}"]["paper"] is not None for name in names)
+    lines = []
+    for name in names:
+        row = by_name[f"log_z.{name}"]
+        low, high = (by_name[f"log_z.{_within(name, end)}"]["value"] for end in ("low", "high"))
+        line = [
+            title(name),
+            f"{row['value']:.2f}",
+            "–" if name == "exact" else f"({low:.2f}, {high:.2f})",
+            f"{row['value'] - best:+.2f}",
+        ]
+        lines.append(line + ["–" if row["paper"] is None else f"{row['paper']:.2f}"] * has_paper)
+    header = ["log Z, nats", "estimate", "3 sigma", "gap"] + ["thesis"] * has_paper
+    report.print_table("the RBM's partition function", header, lines)
+    whom = "the exact value" if "exact" in names else "annealed importance sampling"
+    print(f"The gap is to {whom}.")
+    _show_log_probs(by_name)
+    print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the NADEs are in")
+    print(workdir / "student")
+
+
+def title(name: str) -> str:
+    """An estimate's name in words."""
+    words = {
+        "exact": "exact, by enumeration",
+        "ais": "annealed importance sampling",
+        "ais_reverse": "annealing backwards, from above",
+        "upper": "upper bound",
+        "lower": "lower bound",
+        "importance": "importance sampling",
+        "bridge": "bridge sampling",
+    }
+    head, _, rest = name.partition("[")
+    return words[head] + (f", {rest.removesuffix(']').replace(',', ' ')}" if rest else "")
+
+
+def _show_log_probs(by_name: dict[str, Any]) -> None:
+    lines = []
+    for name, row in by_name.items():
+        if name.startswith(("rbm.log_prob", "nade.log_prob")):
+            _, _, rest = name.partition("[")
+            who = (
+                f"NADE, {rest.removesuffix(']').replace(',', ' ')}" if rest else "the RBM (teacher)"
+            )
+            gap = row["value"] - by_name["rbm.log_prob"]["value"]
+            paper = "–" if row["paper"] is None else f"{row['paper']:.2f}"
+            lines.append([who, report.pm(row, 2), f"{gap:+.2f}" if rest else "–", paper])
+    header = ["mean test log-probability", "nats", "gap", "thesis"]
+    if all(line[-1] == "–" for line in lines):
+        header, lines = header[:-1], [line[:-1] for line in lines]
+    report.print_table("teacher and students", header, lines)

@@ -1,0 +1,172 @@
+"""The study that distils an RBM into NADEs: a tiny run, file by file, and gone on with."""
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+import study_runs
+from PIL import Image
+from scipy import special
+from study_runs import one_line
+
+from experiments.rbm_to_nade.estimates import exact_log_z
+from experiments.rbm_to_nade.study import Teacher
+from kd.export import load_student
+from kd.models import RBM
+
+CODE = "import runpy; runpy.run_module('experiments.rbm_to_nade', run_name='__main__')\n"
+SETTINGS = {
+    "loss": "kl,se_then_kl",
+    "nade_hidden": 12,
+    "num_iterations": 400,
+    "num_chains": 40,
+    "burn_in": 100,
+    "num_samples": 500,
+    "ais_steps": 200,
+    "ais_chains": 50,
+    "checkpoint_seconds": 0,
+}
+STUDENTS = ("kl,12", "se_then_kl,12")
+PHASES = ("nade[kl,12]", "nade[se_then_kl,12,se]", "nade[se_then_kl,12]")
+ESTIMATES = ["exact", "ais", "ais_reverse"] + [
+    f"{kind}[{name}]" for name in STUDENTS for kind in ("upper", "lower", "importance", "bridge")
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """An RBM of 3 x 3 pixels and images of it, drawn by enumeration."""
+    folder = tmp_path_factory.mktemp("rbm")
+    rng = np.random.default_rng(0)
+    arrays = {"W": rng.normal(size=(9, 4)), "a": rng.normal(size=9), "b": rng.normal(size=4)}
+    np.savez(folder / "rbm.npz", **arrays)
+    every = np.array(list(itertools.product([0, 1], repeat=9)))
+    logs = every @ arrays["a"] + np.logaddexp(0, every @ arrays["W"] + arrays["b"]).sum(1)
+    probs = special.softmax(logs)
+    images = {p: every[rng.choice(512, size=n, p=probs)] for p, n in (("train", 300), ("test", 80))}
+    np.savez(folder / "images.npz", **images)
+    return folder, every, logs
+
+
+@pytest.fixture(scope="module")
+def run(inputs):
+    folder, _, _ = inputs
+    settings = SETTINGS | {"rbm": folder / "rbm.npz", "dataset": folder / "images.npz"}
+    return study_runs.succeed(folder / "run", settings, code=CODE, cache=folder, fills_cache=True)
+
+
+def test_a_run_leaves_what_it_promises_and_nothing_else(run):
+    names = {path.name for path in run.path.iterdir()}
+    assert names == {
+        *(".lock", "config.json", "metrics.csv", "summary.json", "estimates.json"),
+        *("figures", "checkpoints", "student"),
+    } | (names & {".seconds"})
+    figures = {path.name for path in (run.path / "figures").iterdir()}
+    assert figures == {
+        f"{n}.png" for n in ("training", "agreement", "log_z", "samples", "features")
+    }
+    for path in (run.path / "figures").iterdir():
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert pixels.min() < 100 and pixels.max() == 255
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["experiment"] == "rbm_to_nade" and set(config["inputs"]) == {"dataset", "rbm"}
+    metrics = run.metrics()
+    assert tuple(metrics) == PHASES
+    assert [int(metrics[phase][-1]["step"]) for phase in PHASES] == [400, 40, 360]
+
+
+def test_the_summary_holds_every_estimate(run, inputs):
+    _, every, logs = inputs
+    values = run.values()
+    log_z = special.logsumexp(logs)
+    assert values["log_z.exact"] == pytest.approx(log_z, abs=1e-5)
+    for name in ESTIMATES:
+        head, bracket, rest = name.partition("[")
+        low, high = (values[f"log_z.{head}.{end}{bracket}{rest}"] for end in ("low", "high"))
+        assert low <= values[f"log_z.{name}"] <= high
+        if head not in ("upper", "lower", "exact"):
+            assert low - 0.02 < log_z < high + 0.02
+    for name in STUDENTS:
+        assert values[f"log_z.lower[{name}]"] < log_z < values[f"log_z.upper[{name}]"]
+    assert values["offset"] == pytest.approx(logs.max(), abs=1e-4)
+    assert all(row["paper"] is None for row in run.summary()["rows"])
+
+
+def test_exported_students_are_normalised_and_the_rows_are_theirs(run, inputs):
+    folder, every, logs = inputs
+    test = np.load(folder / "images.npz")["test"]
+    log_z = special.logsumexp(logs)
+    for name in STUDENTS:
+        student = load_student(run.path / "student" / name.replace(",", "-"))
+        log_probs = np.array(student(every.astype(np.float32)), float)
+        assert np.exp(log_probs).sum() == pytest.approx(1, abs=1e-4)
+        kl = np.sum(np.exp(logs - log_z) * (logs - log_z - log_probs))
+        assert 0 < kl < 0.5
+        codes = test @ 2 ** np.arange(8, -1, -1)
+        assert run.values()[f"nade.log_prob[{name}]"] == pytest.approx(
+            log_probs[codes].mean(), abs=1e-4
+        )
+        expected = (logs - log_z)[codes].mean()
+        assert run.values()["rbm.log_prob"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_table_at_the_end(run):
+    lines = run.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    for words in ("exact, by enumeration", "lower bound, kl 12", "bridge sampling, se_then_kl 12"):
+        assert sum(words in line for line in lines) == 1
+    assert "The gap is to the exact value." in lines
+
+
+def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path):
+    """As if it had been killed in the second student, and between two estimates."""
+    folder, _, _ = inputs
+    path = tmp_path / "run"
+    shutil.copytree(run.path, path)
+    (path / "summary.json").unlink()
+    shutil.rmtree(path / "student")
+    newest = study_runs.checkpoints(path, "nade-se_then_kl-12")[-1]
+    newest.with_suffix(".json").unlink()
+    shutil.rmtree(newest)
+    estimates = json.loads((path / "estimates.json").read_text())
+    kept = {name: estimates[name] for name in ESTIMATES[:5]}
+    (path / "estimates.json").write_text(json.dumps(kept))
+    again = study_runs.succeed(path, run.settings, code=CODE, cache=folder)
+    assert again.stdout.count("done before") == 2 and again.stdout.count("goes on from here") == 1
+    study_runs.assert_same_bits(again, run)
+    assert json.loads((path / "estimates.json").read_text()) == estimates
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"offset": "most"}, "--offset must be max or a number; got 'most'."),
+        ({"offset": "nan"}, "--offset must be max or a number; got 'nan'."),
+        ({"batch_size": 30}, "--batch_size 30 must divide --num_chains 40."),
+        ({"rbm": "nowhere.npz"}, "nowhere.npz: no such file."),
+        ({"dataset": "digits"}, "digits: train and test must have 9 pixels"),
+    ],
+    ids=lambda value: "".join(map(str, value)) if isinstance(value, dict) else "",
+)
+def test_a_mistake_is_one_line(inputs, tmp_path, changes, expected):
+    folder, _, _ = inputs
+    settings = SETTINGS | {"rbm": folder / "rbm.npz", "dataset": folder / "images.npz"}
+    failed = study_runs.run(tmp_path / "run", settings | changes, code=CODE)
+    assert failed.returncode == 1 and expected in one_line(failed.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (13, 14)])
+def test_exact_log_z_by_either_layer(shape):
+    rng = np.random.default_rng(1)
+    w, a, b = rng.normal(size=shape), rng.normal(size=shape[0]), rng.normal(size=shape[1])
+    teacher = Teacher(RBM(*shape), {"params": {"w": w, "a": a, "b": b}}, False)
+    every = np.array(list(itertools.product([0, 1], repeat=shape[0])))
+    logs = every @ a + np.logaddexp(0, every @ w + b).sum(1)
+    assert exact_log_z(teacher) == pytest.approx(special.logsumexp(logs), rel=1e-10)
+    assert (
+        exact_log_z(Teacher(None, {"params": {"w": np.zeros((30, 30)), "a": a, "b": b}}, False))
+        is None
+    )
