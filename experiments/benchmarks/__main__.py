@@ -5,7 +5,9 @@ import sys
 
 import jax
 
-from experiments.benchmarks.training import BENCHMARKS
+from experiments.benchmarks import densities, training
+
+BENCHMARKS = {**training.BENCHMARKS, **densities.BENCHMARKS}
 
 
 def main() -> int:

@@ -27,11 +27,11 @@ class Settings:
         "full", "full", "of each Gaussian of the student", choices=COVARIANCES
     )
     num_samples: int = setting(
-        100_000, 1_000_000, "of the teacher, for every student", at_least=1, at_most=MOST
+        50_000, 1_000_000, "of the teacher, for every student", at_least=1, at_most=MOST
     )
     batch_size: int = setting(50, 50, "samples a step", at_least=1, at_most=1_000_000)
     learning_rate: float = setting(
-        0.01, 0.01, "of Adam at the start; it falls to 0 along a cosine", above=0
+        0.05, 0.05, "of Adam at the start; it falls to 0 along a cosine", above=0
     )
     switch_at: float = setting(
         0.1, 0.1, "part of the steps that se+kl spends on se", above=0, at_most=0.99
