@@ -110,9 +110,9 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         low, high = (by_name[f"log_z.{_within(name, end)}"]["value"] for end in ("low", "high"))
         line = [
             title(name),
-            f"{row['value']:.2f}",
-            "–" if name == "exact" else f"({low:.2f}, {high:.2f})",
-            f"{row['value'] - best:+.2f}",
+            f"{row['value']:.3f}",
+            "–" if name == "exact" else f"({low:.3f}, {high:.3f})",
+            f"{row['value'] - best:+.3f}",
         ]
         lines.append(line + ["–" if row["paper"] is None else f"{row['paper']:.2f}"] * has_paper)
     header = ["log Z, nats", "estimate", "3 sigma", "gap"] + ["thesis"] * has_paper
