@@ -59,7 +59,7 @@ def _curves(run: Run, results: dict[str, Results], stages: dict[str, list[Stage]
             axis.fill_between(x, low, y + error, color=COLOURS[loss], alpha=0.2, linewidth=0)
             handles[NAMES[loss]] = line
         floor = axis.axhline(np.mean(result.floor.kl), color="black", linewidth=1)
-        handles["trained on the teacher itself"] = floor
+        handles["the floor"] = floor
         axis.set(xscale="log", yscale="log", title=name, xlabel="samples of the teacher")
         axis.grid(color="#dddddd")
     axes[0, 0].set_ylabel("D(teacher || student), nats")

@@ -53,7 +53,11 @@ class Settings:
         20, 50, "steps of Metropolis between samples of a chain", at_least=1, at_most=1_000_000
     )
     floor_steps: int = setting(
-        1000, 5000, "of the students trained on the teacher itself", at_least=1, at_most=MOST
+        1000,
+        5000,
+        "of the floor: the best student, trained on with the teacher itself",
+        at_least=1,
+        at_most=MOST,
     )
     grid_points: int = setting(
         120, 400, "of the quadrature along an axis", at_least=20, at_most=5000

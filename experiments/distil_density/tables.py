@@ -33,7 +33,7 @@ class Results(NamedTuple):
     Attributes:
       teacher: it.
       quadrature: its density on a grid.
-      floor: students trained on that itself.
+      floor: the best student, trained on with that itself.
       students: by route.
     """
 
@@ -91,10 +91,9 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             )
     title = f"D(teacher || student), nats, after {settings.num_samples:,} samples"
     report.print_table(title, ("", "KL", "gap to the floor", "best of them"), lines)
-    print(
-        f"± is one standard error over {settings.num_repeats} students. The floor: students with "
-        f"the same starts,\ntrained on the teacher's own density on a grid."
-    )
+    if settings.num_repeats > 1:
+        print(f"± is one standard error over {settings.num_repeats} students.", end=" ")
+    print("The floor is the best student of all,\ntrained on with the teacher's own density.")
     print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the best students are in")
     print(workdir / "student")
 

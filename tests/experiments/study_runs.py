@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from orbax.checkpoint import v1 as ocp
 
-from experiments.compress_ensemble.settings import GENERATORS, LOSSES
+from experiments.compress_ensemble.settings import LOSSES
 
 ROOT = Path(__file__).parents[2]
 MODULE = "experiments.compress_ensemble"
@@ -59,6 +61,7 @@ TWO = TINY | {
     "student_epochs": 16,
     "checkpoint_seconds": 0,
 }
+GENERATORS = ("dataset", "noise")  # The others, which train a model first, have a run of their own.
 ALL = TINY | {
     "loss": ",".join(LOSSES),
     "generator": ",".join(GENERATORS),
@@ -230,6 +233,13 @@ def checkpoints(path: Path, phase: str) -> list[Path]:
     """Finished checkpoints of a phase, the newest last, without their suffix."""
     folder = path / "checkpoints" / phase
     return [manifest.with_suffix("") for manifest in sorted(folder.glob("step_*.json"))]
+
+
+def checkpointed(path: Path, phase: str) -> dict:
+    """The parameters in a phase's last checkpoint."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # orbax would rather have a template.
+        return ocp.load(checkpoints(path, phase)[-1])["student"]["params"]
 
 
 def unfinished(path: Path, phase: str) -> list[Path]:

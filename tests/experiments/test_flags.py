@@ -56,9 +56,10 @@ def test_the_study_has_the_papers_settings():
     assert set(paper.conditions()) == {
         (loss, generator, fraction)
         for loss in ("ce", "dse")
-        for generator in ("dataset", "noise")
+        for generator in ("dataset", "nade", "noise")
         for fraction in (1.0, 0.1)
     }
+    assert (paper.nade_hidden, paper.nade_epochs) == (500, 10.0)
     assert resolve(Settings, "quick", {}).dataset == "digits"
 
 
@@ -176,7 +177,7 @@ def test_an_unknown_preset_is_refused():
         ({"train_fraction": "0.1,0.1"}, "twice"),
         ({"train_fraction": ""}, "at least one value"),
         ({"loss": "mse"}, "ce | dse | dse_projected | ce+dse | logits | soft_target; got 'mse'"),
-        ({"generator": "gan"}, "dataset | noise; got 'gan'"),
+        ({"generator": "gan"}, "dataset | nade | noise | munge; got 'gan'"),
         ({"num_members": "0"}, ">= 1"),
         ({"teacher_hidden": "10,0"}, ">= 1"),
         ({"student_hidden": "-1"}, ">= 1"),

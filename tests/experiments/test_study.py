@@ -5,18 +5,16 @@ import json
 import math
 import shutil
 import struct
-import warnings
 
 import numpy as np
 import oracles
 import pytest
 import safetensors.numpy
 import study_runs
-from orbax.checkpoint import v1 as ocp
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
-from experiments.compress_ensemble.settings import GENERATORS, LOSSES, Settings
+from experiments.compress_ensemble.settings import LOSSES, Settings
 from experiments.flags import resolve
 from kd import data, metrics
 from kd.export import load_student
@@ -42,10 +40,7 @@ def network_log_probs(params, x):
 
 def checkpointed(path, phase):
     """The networks of a phase's last checkpoint, one by one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # orbax would rather have a template.
-        state = ocp.load(study_runs.checkpoints(path, phase)[-1])
-    stacked = state["student"]["params"]["params"]
+    stacked = study_runs.checkpointed(path, phase)["params"]
     num_networks = len(stacked["Dense_0"]["bias"])
     return [
         {name: {key: value[i] for key, value in layer.items()} for name, layer in stacked.items()}
@@ -409,7 +404,7 @@ def test_every_loss_on_every_generator(run_all, digits):
     weights = study_runs.students(run_all.path)
     assert len(set(weights.values())) == len(weights) == 12
     predictions = {}
-    for loss, generator in itertools.product(LOSSES, GENERATORS):
+    for loss, generator in itertools.product(LOSSES, study_runs.GENERATORS):
         condition = f"[{loss},{generator},0.2]"
         rows = phases[f"student{condition}"]
         assert int(rows[-1]["step"]) == 6  # Half an epoch of twelve; with noise as many.
