@@ -59,18 +59,19 @@ def _training(run: Run, students: Students) -> plt.Figure:
     """Figure 4.5: mean log-probability of the first test images during training."""
     figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
     sizes = list(dict.fromkeys(hidden for _, hidden in students))
-    ends = []
-    for loss, hidden in students:
-        steps, values = _curve(run, loss, hidden)
+    curves = {condition: _curve(run, *condition) for condition in students}
+    for (loss, hidden), (steps, values) in curves.items():
         line = LINES[sizes.index(hidden) % len(LINES)]
         label = NAMES[loss] + (f", {hidden} units" if len(sizes) > 1 else "")
         axis.plot(steps, values, line, color=COLOURS[loss], label=label)
-        ends += values[len(values) // 2 :]
-    axis.set_ylim(
-        min(ends) - 0.5 * (max(ends) - min(ends)) - 0.1,
-        max(ends) + 0.1 * (max(ends) - min(ends)) + 0.1,
-    )
+    # The first steps, far below, would hide the differences.
+    ends = [value for _, values in curves.values() for value in values[len(values) // 2 :]]
+    span = max(ends) - min(ends)
+    bottom = min(ends) - 0.5 * span - 0.1
+    seen = [s for c in curves.values() for s, v in zip(*c, strict=True) if v >= bottom]
     axis.set(xscale="log", xlabel="steps", ylabel="test log-probability, nats")
+    axis.set_ylim(bottom, max(ends) + 0.1 * span + 0.1)
+    axis.set_xlim(0.8 * min(seen), 1.2 * max(seen))
     figure.legend(loc="outside right center")
     return figure
 
