@@ -119,7 +119,7 @@ def _contours(run: Run, results: dict[str, Results]) -> plt.Figure:
 
 
 def _window(result: Results) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """A grid over what holds all but a millionth of the teacher's mass at a point's depth."""
+    """A grid over what the lowest contour of the teacher encloses, and a margin."""
     found = result.quadrature
     seen = found.points[found.log_density > np.max(found.log_density) - max(DEPTHS)]
     low, high = seen.min(axis=0), seen.max(axis=0)

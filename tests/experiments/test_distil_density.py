@@ -197,14 +197,13 @@ def test_a_finished_run_is_shown_and_not_redone(finished):
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(finished, tmp_path):
-    """In a stage of chains, at its checkpoint, and while the export is written."""
+    """In a stage of chains, in the second stage of a route, while an export is written."""
     path = tmp_path / "run"
 
     def in_the_midst_of(phase):
         return lambda: len(study_runs.checkpoints(path, phase)) > 0
 
     for when in (
-        in_the_midst_of("student-score-banana"),
         in_the_midst_of("student-score-logistic"),
         in_the_midst_of("student-se+kl-logistic-kl"),
         lambda: list((path / "student").glob(".banana*/student.safetensors")),
