@@ -52,7 +52,7 @@ def start(workdir, settings, *, cache=None, fills_cache=False):
     return subprocess.Popen(
         [sys.executable, "-m", MODULE, f"--workdir={workdir}", *study_runs.flags_of(settings)],
         cwd=study_runs.ROOT,
-        env=study_runs.environment(cache, fills_cache),
+        env=study_runs.environment(cache, fills_cache, is_hasty=True),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

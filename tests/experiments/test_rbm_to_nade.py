@@ -54,7 +54,9 @@ def inputs(tmp_path_factory):
 def run(inputs):
     folder, _, _ = inputs
     settings = SETTINGS | {"rbm": folder / "rbm.npz", "dataset": folder / "images.npz"}
-    return study_runs.succeed(folder / "run", settings, code=CODE, cache=folder, fills_cache=True)
+    return study_runs.succeed(
+        folder / "run", settings, code=CODE, cache=folder, fills_cache=True, is_hasty=True
+    )
 
 
 def test_a_run_leaves_what_it_promises_and_nothing_else(run):
@@ -133,7 +135,7 @@ def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path)
     estimates = json.loads((path / "estimates.json").read_text())
     kept = {name: estimates[name] for name in ESTIMATES[:5]}
     (path / "estimates.json").write_text(json.dumps(kept))
-    again = study_runs.succeed(path, run.settings, code=CODE, cache=folder)
+    again = study_runs.succeed(path, run.settings, code=CODE, cache=folder, is_hasty=True)
     assert again.stdout.count("done before") == 2 and again.stdout.count("goes on from here") == 1
     study_runs.assert_same_bits(again, run)
     assert json.loads((path / "estimates.json").read_text()) == estimates
@@ -153,7 +155,7 @@ def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path)
 def test_a_mistake_is_one_line(inputs, tmp_path, changes, expected):
     folder, _, _ = inputs
     settings = SETTINGS | {"rbm": folder / "rbm.npz", "dataset": folder / "images.npz"}
-    failed = study_runs.run(tmp_path / "run", settings | changes, code=CODE)
+    failed = study_runs.run(tmp_path / "run", settings | changes, code=CODE, is_hasty=True)
     assert failed.returncode == 1 and expected in one_line(failed.stderr)
     assert not (tmp_path / "run").exists()
 
