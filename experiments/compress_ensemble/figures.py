@@ -1,20 +1,17 @@
 """The study's figures: training curves as in figures 2.6-2.9, and input derivatives."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ["MPLBACKEND"] = "Agg"  # Whatever it was: nothing is shown on a screen.
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np
-from matplotlib.ticker import NullFormatter  # noqa: E402
 
-from experiments.compress_ensemble.tables import Students, Trained, curve_figures  # noqa: E402
-from experiments.run import Run  # noqa: E402
-from kd.data import Dataset  # noqa: E402
-from kd.derivatives import input_jacobian  # noqa: E402
+from experiments.compress_ensemble.tables import Students, Trained, curve_figures
+from experiments.plotting import STYLE, plt, save
+from experiments.run import Run
+from kd.data import Dataset
+from kd.derivatives import input_jacobian
 
 # One colour a loss, the same in every figure (Okabe and Ito's palette, told apart by
 # colour-blind readers too).
@@ -42,16 +39,6 @@ NAMES = {
     "soft_target": "soft targets",
 }
 NUM_DIGITS = 6
-STYLE = {
-    "figure.dpi": 150,
-    "savefig.bbox": "tight",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "legend.frameon": False,
-}
 
 
 def draw(
@@ -67,14 +54,14 @@ def draw(
             conditions = [condition for condition in students if condition[2] == fraction]
             name = f"training-{fraction:g}.png"
             ends = curve_figures(teacher.test_log_probs, dataset.test_y)
-            _save(_training_curves(run, fraction, conditions, ends), run, name)
+            save(_training_curves(run, fraction, conditions, ends), run, name)
         matched = [c for c in students if c[1] == "dataset"] or list(students)
         smallest = min(fraction for _, _, fraction in matched)
         shown = {c: students[c] for c in matched if c[2] == smallest}
         shape = _image_shape(dataset)
         if shape is not None:
             maps = _derivatives(dataset, shape, teacher, shown, run.settings.num_repeats)
-            _save(maps, run, "derivatives.png")
+            save(maps, run, "derivatives.png")
 
 
 def _training_curves(
@@ -103,7 +90,7 @@ def _training_curves(
             (labels,) = axis.plot(baseline[0], baseline[column], "--", color="#555555")
             ensemble = axis.axhline(teacher[name], color="black", linewidth=1)
             axis.set(ylabel=f"test {FIGURES[name]}", xscale="log")
-            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.xaxis.set_minor_formatter(plt.NullFormatter())
         if len(generators) > 1:
             row[0].set_title(INPUTS[generator], loc="left", fontsize=9)
     _keep_the_top(axes, {**curves, "labels": baseline}, list(teacher.values()))
@@ -200,8 +187,3 @@ def _slopes(log_prob_fn, params, x: jax.Array, y: jax.Array) -> np.ndarray:
         return input_jacobian(lambda x: log_prob_fn(params, x), x)[y]
 
     return np.asarray(jax.jit(jax.vmap(slope))(x, y))
-
-
-def _save(figure: plt.Figure, run: Run, name: str) -> None:
-    figure.savefig(run.workdir.file("figures", name))
-    plt.close(figure)

@@ -1,17 +1,14 @@
 """The study's figures: KL divergence against samples, and densities side by side."""
 
-import os
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-os.environ["MPLBACKEND"] = "Agg"  # Whatever it was: nothing is shown on a screen.
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-
-from experiments.distil_density.routes import Stage, phase_name  # noqa: E402
-from experiments.distil_density.tables import Results, Trained  # noqa: E402
-from experiments.run import Run  # noqa: E402
-from kd.models import GaussianMixture  # noqa: E402
+from experiments.distil_density.routes import Stage, phase_name
+from experiments.distil_density.tables import Results, Trained
+from experiments.plotting import STYLE, plt, save
+from experiments.run import Run
+from kd.models import GaussianMixture
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = {"kl": "#0072B2", "se": "#D55E00", "score": "#009E73", "se+kl": "#CC79A7"}
@@ -24,21 +21,13 @@ NAMES = {
 NUM_PIXELS = 200
 # Contours where the log-density is so much below its maximum, in nats.
 DEPTHS = (12, 8, 5, 3, 2, 1, 0.5)
-STYLE = {
-    "figure.dpi": 150,
-    "savefig.bbox": "tight",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
 
 
 def draw(run: Run, results: dict[str, Results], stages: dict[str, list[Stage]]) -> None:
     """Writes every figure into `figures/` of the workdir."""
-    with plt.rc_context(STYLE):
-        _save(_curves(run, results, stages), run, "kl.png")
-        _save(_contours(run, results), run, "contours.png")
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        save(_curves(run, results, stages), run, "kl.png")
+        save(_contours(run, results), run, "contours.png")
 
 
 def _curves(run: Run, results: dict[str, Results], stages: dict[str, list[Stage]]) -> plt.Figure:
@@ -138,8 +127,3 @@ def _log_density(run: Run, trained: Trained, points: np.ndarray) -> np.ndarray:
     student = GaussianMixture(settings.num_components, 2, settings.covariance)
     first = jax.tree.map(lambda leaf: leaf[0], trained.params)
     return np.asarray(jax.jit(student.log_prob)(first, jnp.asarray(points)))
-
-
-def _save(figure: plt.Figure, run: Run, name: str) -> None:
-    figure.savefig(run.workdir.file("figures", name))
-    plt.close(figure)

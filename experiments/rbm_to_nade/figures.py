@@ -1,16 +1,14 @@
 """The study's figures: samples, features, agreement and training curves (4.3-4.8)."""
 
-import os
 from typing import TYPE_CHECKING
 
-os.environ["MPLBACKEND"] = "Agg"  # Whatever it was: nothing is shown on a screen.
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
+import numpy as np
 
-from experiments.rbm_to_nade.tables import reference, title  # noqa: E402
-from experiments.run import Run  # noqa: E402
-from kd.models import NADE  # noqa: E402
-from kd.types import PyTree  # noqa: E402
+from experiments.plotting import STYLE, plt, save
+from experiments.rbm_to_nade.tables import reference, title
+from experiments.run import Run
+from kd.models import NADE
+from kd.types import PyTree
 
 if TYPE_CHECKING:
     from experiments.rbm_to_nade.estimates import Found
@@ -22,16 +20,6 @@ LINES = ("-", "--", ":", "-.")
 NAMES = {"kl": "KL divergence (kl)", "se": "square error (se)", "se_then_kl": "se, then kl"}
 GRID = 6
 NUM_SORTED = 500
-STYLE = {
-    "figure.dpi": 150,
-    "savefig.bbox": "tight",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "legend.frameon": False,
-}
 
 Students = dict[tuple[str, int], tuple[NADE, PyTree]]
 
@@ -46,13 +34,13 @@ def draw(
 ) -> None:
     """Writes every figure into `figures/` of the workdir."""
     with plt.rc_context(STYLE):
-        _save(_training(run, students), run, "training.png")
-        _save(_agreement(log_probs, potentials - reference(found)), run, "agreement.png")
-        _save(_log_z(found), run, "log_z.png")
+        save(_training(run, students), run, "training.png")
+        save(_agreement(log_probs, potentials - reference(found)), run, "agreement.png")
+        save(_log_z(found), run, "log_z.png")
         side = round(teacher.rbm.num_visible**0.5)
         if side**2 == teacher.rbm.num_visible:
-            _save(_samples(run, teacher, students, side), run, "samples.png")
-            _save(_features(teacher, students, side), run, "features.png")
+            save(_samples(run, teacher, students, side), run, "samples.png")
+            save(_features(teacher, students, side), run, "features.png")
 
 
 def _training(run: Run, students: Students) -> plt.Figure:
@@ -72,6 +60,7 @@ def _training(run: Run, students: Students) -> plt.Figure:
     axis.set(xscale="log", xlabel="steps", ylabel="test log-probability, nats")
     axis.set_ylim(bottom, max(ends) + 0.1 * span + 0.1)
     axis.set_xlim(0.8 * min(seen), 1.2 * max(seen))
+    axis.xaxis.set_minor_formatter(plt.NullFormatter())
     figure.legend(loc="outside right center")
     return figure
 
@@ -176,8 +165,3 @@ def _mosaics(panels: dict[str, np.ndarray], colours: str, **limits: float) -> pl
         axis.imshow(tiles, cmap=colours, interpolation="nearest", **limits)
         axis.set_title(name, fontsize=9)
     return figure
-
-
-def _save(figure: plt.Figure, run: Run, name: str) -> None:
-    figure.savefig(run.workdir.file("figures", name))
-    plt.close(figure)
