@@ -4,6 +4,7 @@
 VENV := .venv
 PYTHON_BIN := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
+TEST_WORKERS := 2
 UNFINISHED := $(VENV)/.unfinished
 
 # Prepared data sets beside the checkout are used where nothing else is said.
@@ -38,8 +39,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## distil an ensemble into one network, in a minute
 	$(PYTHON_BIN) -m experiments.compress_ensemble $(ARGS)
 
-test: $(STAMP)  ## run the tests
-	$(PYTHON_BIN) -m pytest $(ARGS)
+test: $(STAMP)  ## run the tests, two files at a time (TEST_WORKERS=...)
+	$(PYTHON_BIN) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile \
+	    --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)  ## check style and formatting
 	$(PYTHON_BIN) -m ruff check .

@@ -159,28 +159,23 @@ def execute(
             settings=dataclasses.asdict(settings),
             inputs=inputs,
         )
-        summary = workdir.summary()
-        lost = [name for name in products if not (workdir.path / name).exists()]
-        if summary is not None and not lost:
-            return summary
-        if summary is not None:
-            _LOG.warning("%s lost its %s, made again now.", workdir.path, " and ".join(lost))
         try:
+            summary = workdir.summary()
+            lost = [name for name in products if not (workdir.path / name).exists()]
+            if summary is not None and not lost:
+                return summary
+            if summary is not None:
+                _LOG.warning("%s lost its %s, made again now.", workdir.path, " and ".join(lost))
             loaded = load_fn()
-        except BaseException:
-            workdir.leave()
-            raise
-        workdir.begin()
-        log = MetricsLog(workdir.file("metrics.csv"), list(columns))
-        writer = _writer(options, workdir)
-        try:
-            rows = study_fn(Run(settings, options, workdir, log, writer), loaded)
+            workdir.begin()
+            log = MetricsLog(workdir.file("metrics.csv"), list(columns))
+            with _writer(options, workdir) as writer:
+                rows = study_fn(Run(settings, options, workdir, log, writer), loaded)
+            summary = report.summary(experiment, preset, workdir.seconds(), rows)
+            workdir.write_json("summary.json", summary)
+            return summary
         finally:
-            if writer is not None:
-                writer.close()
-        summary = report.summary(experiment, preset, workdir.seconds(), rows)
-        workdir.write_json("summary.json", summary)
-        return summary
+            workdir.leave()
 
 
 @contextlib.contextmanager
@@ -213,11 +208,14 @@ def _check_devices() -> None:
         raise UserError(f"jax finds no device: {str(error).split(chr(10))[0]}") from error
 
 
-def _writer(options: Options, workdir: Workdir) -> Any:
+@contextlib.contextmanager
+def _writer(options: Options, workdir: Workdir) -> Iterator[Any]:
     if not options.tensorboard:
-        return None
+        yield None
+        return
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise UserError("--tensorboard needs tensorboardX: pip install tensorboardX.") from error
-    return SummaryWriter(str(workdir.path / "tensorboard"))
+    with contextlib.closing(SummaryWriter(str(workdir.path / "tensorboard"))) as writer:
+        yield writer

@@ -25,9 +25,11 @@ LOCK = ".lock"
 # What a run that has begun leaves, with its config.json.
 OWNED = {
     "checkpoints",
+    "coverage.json",
     "estimates.json",
     "figures",
     "metrics.csv",
+    "offset.json",
     "student",
     "summary.json",
     "tensorboard",

@@ -1,6 +1,9 @@
 """Every estimate of log Z, each kept in `estimates.json` as soon as it is made."""
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,13 +15,15 @@ import kd.random
 from experiments.run import Run
 from kd import inference
 from kd.inference import Proposal, rbm_path
-from kd.models import NADE
+from kd.models import NADE, RBM
+from kd.samplers import block_gibbs
 from kd.types import Array, Key, PyTree
 
 if TYPE_CHECKING:
     from experiments.rbm_to_nade.study import Teacher
 
-FILE = "estimates.json"
+FILE, COVERAGE_FILE = "estimates.json", "coverage.json"
+FIGURES = ("value", "stderr", "low", "high")
 MOST_ENUMERATED = (
     20  # Hidden (or visible) units, whose states are gone through for the exact log Z.
 )
@@ -34,24 +39,64 @@ def estimate_all(
 
     Chains run in single precision, log-weights are computed in double.
     """
-    book = _Book(run)
+    book = Book(run, FILE)
     exact = exact_log_z(teacher)
     if exact is not None:
         book.keep("exact", lambda: {"value": exact, "stderr": 0.0, "low": exact, "high": exact})
-    samples = _Once(lambda: _gibbs(run, teacher, "samples", None))
-    book.keep("ais", lambda: _ais(run, teacher, train_x))
-    book.keep("ais_reverse", lambda: _ais(run, teacher, train_x, samples()))
-    for condition, (nade, params) in students.items():
-        name = f"[{condition[0]},{condition[1]}]"
-        one = _Once(lambda n=nade, p=params, name=name: _from_proposal(run, teacher, n, p, name))
-        over = _Once(lambda n=nade, p=params: _target_weights(teacher, n, p, samples()))
-        book.keep(f"upper{name}", lambda over=over: inference.kl_upper_bound(over())._asdict())
-        book.keep(f"lower{name}", lambda one=one: inference.kl_lower_bound(one()[0])._asdict())
-        book.keep(
-            f"importance{name}", lambda one=one: inference.importance_sampling(one()[0])._asdict()
-        )
-        book.keep(f"bridge{name}", lambda one=one: inference.bridge_sampling(*one())._asdict())
+        book.show("exact")
+    for name, estimate_fn in _estimators(run, teacher, train_x, _pairs(teacher, students)):
+        book.keep(name, estimate_fn)
+        book.show(name)
     return book.found
+
+
+def cover(
+    run: Run, teacher: "Teacher", train_x: np.ndarray, students: dict[tuple, tuple[NADE, PyTree]]
+) -> dict[str, float]:
+    """Share of fresh estimates whose interval holds the exact log Z, in [0, 1], by name.
+
+    A bound's interval holds it if log Z may be on the bound's side. Empty where no repeats
+    are asked for.
+    """
+    num_repeats = run.settings.coverage_repeats
+    if not num_repeats:
+        return {}
+    exact = exact_log_z(teacher)
+    pairs = _pairs(teacher, students)
+    book = Book(run, COVERAGE_FILE)
+    for repeat in range(num_repeats):
+        for name, estimate_fn in _estimators(run, teacher, train_x, pairs, f"#{repeat}"):
+            book.keep(f"{name}#{repeat}", estimate_fn)
+        if (repeat + 1) % 10 == 0 or repeat + 1 == num_repeats:
+            print(f"coverage {repeat + 1:>26}/{num_repeats}", flush=True)
+    held = {}
+    for name, estimate in book.found.items():
+        kind = name.partition("[")[0].partition("#")[0]
+        low = -np.inf if kind == "upper" else estimate["low"]
+        high = np.inf if kind == "lower" else estimate["high"]
+        held.setdefault(name.partition("#")[0], []).append(low <= exact <= high)
+    return {name: float(np.mean(values)) for name, values in held.items()}
+
+
+def _estimators(
+    run: Run,
+    teacher: "Teacher",
+    train_x: np.ndarray,
+    pairs: "dict[tuple, _Pair]",
+    salt: str = "",
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Name and thunk of every estimate; a salt gives them random numbers of their own."""
+    samples = _Once(lambda: gibbs_samples(run, teacher, f"samples{salt}", run.settings.num_samples))
+    yield "ais", lambda: _ais(run, teacher, train_x, f"ais{salt}")
+    yield "ais_reverse", lambda: _ais(run, teacher, train_x, f"ais_reverse{salt}", samples())
+    for condition, pair in pairs.items():
+        name = f"[{condition[0]},{condition[1]}]"
+        one = _Once(partial(_from_proposal, run, teacher, pair, f"{name}{salt}"))
+        over = _Once(lambda pair=pair: pair.log_weights(samples()))
+        yield f"upper{name}", lambda over=over: inference.kl_upper_bound(over())._asdict()
+        yield f"lower{name}", lambda one=one: inference.kl_lower_bound(one()[0])._asdict()
+        yield f"importance{name}", lambda one=one: inference.importance_sampling(one()[0])._asdict()
+        yield f"bridge{name}", lambda one=one: inference.bridge_sampling(*one())._asdict()
 
 
 def exact_log_z(teacher: "Teacher") -> float | None:
@@ -77,23 +122,25 @@ def _all_states(size: int, *, block_bits: int = 12):
         yield np.concatenate([block, np.tile(rest, (len(block), 1))], axis=1).astype(float)
 
 
-class _Book:
-    """Estimates by name, on disk: a run that goes on makes only those that are missing."""
+class Book:
+    """Estimates by name, in a file: a run that goes on makes only those that are missing."""
 
-    def __init__(self, run: Run):
-        self._run = run
+    def __init__(self, run: Run, file: str, figures: tuple[str, ...] = FIGURES):
+        self._run, self._file = run, file
         self.found: Found = {}
-        try:
-            found = json.loads((run.workdir.path / FILE).read_text())
-            self.found = {name: dict(estimate) for name, estimate in found.items()}
-        except (OSError, ValueError, AttributeError, TypeError):
-            self.found = {}  # None was made, or what was is damaged: they are made again.
+        # What was never made, or is damaged, is made again.
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
+            for name, estimate in json.loads((run.workdir.path / file).read_text()).items():
+                if all(isinstance(estimate.get(key), float) for key in figures):
+                    self.found[name] = estimate
 
-    def keep(self, name: str, estimate_fn) -> None:
+    def keep(self, name: str, estimate_fn: Callable[[], dict[str, Any]]) -> None:
         if name not in self.found:
             estimate = estimate_fn()
             self.found[name] = {key: _plain(value) for key, value in estimate.items()}
-            self._run.workdir.write_json(FILE, self.found)
+            self._run.workdir.write_json(self._file, self.found)
+
+    def show(self, name: str) -> None:
         shown = self.found[name]
         print(
             f"log_z.{name:<26} {shown['value']:9.3f}  ({shown['low']:.3f}, {shown['high']:.3f})",
@@ -117,42 +164,59 @@ def _plain(value: Any) -> float | int | bool:
     return value if isinstance(value, (bool, int)) else float(value)
 
 
+class _Pair:
+    """The RBM, and a NADE that proposes, both in double precision."""
+
+    def __init__(self, teacher: "Teacher", nade: NADE, params: PyTree):
+        self._nade, self._params = nade, params
+        with jax.enable_x64(True):
+            ours, theirs = _double(params), _double(teacher.params)
+        self._log_potential = lambda x: teacher.rbm.log_potential(theirs, x)
+        self._proposal = Proposal(
+            lambda x: nade.log_prob(ours, x), lambda key, num: nade.sample(ours, key, num)[0]
+        )
+
+    def samples(self, key: Key, num: int) -> np.ndarray:
+        """Of the NADE, in single precision."""
+        blocks = [
+            np.asarray(_sample(self._nade, size, self._params, jax.random.fold_in(key, index)))
+            for index, size in enumerate(_sizes(num))
+        ]
+        return np.concatenate(blocks)
+
+    def log_weights(self, x: Array) -> np.ndarray:
+        """`[N]`."""
+        with jax.enable_x64(True):
+            return inference.target_log_weights(
+                self._log_potential,
+                self._proposal,
+                np.asarray(x, np.float64),
+                block_size=SAMPLE_BLOCK,
+            )
+
+
+def _pairs(teacher: "Teacher", students: dict[tuple, tuple[NADE, PyTree]]) -> dict[tuple, _Pair]:
+    return {condition: _Pair(teacher, *student) for condition, student in students.items()}
+
+
 def _double(params: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
 
 
-def _proposal(nade: NADE, params: PyTree) -> Proposal:
-    return Proposal(
-        lambda x: nade.log_prob(params, x), lambda key, num: nade.sample(params, key, num)[0]
-    )
-
-
 def _from_proposal(
-    run: Run, teacher: "Teacher", nade: NADE, params: PyTree, name: str
+    run: Run, teacher: "Teacher", pair: _Pair, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-weights of the NADE's samples, and of the chains that begin at them."""
-    settings = run.settings
-    key = run.key(f"estimates{name}")
-    samples = np.concatenate(
-        [
-            np.asarray(_sampler(nade, size)(params, jax.random.fold_in(key, index)))
-            for index, size in enumerate(_sizes(settings.num_samples))
-        ]
+    samples = pair.samples(run.key(f"estimates{name}"), run.settings.num_samples)
+    # As in the thesis: chains that begin at fair coins are slow to find every mode.
+    chains = _simulate(
+        teacher.rbm,
+        run.settings.burn_in,
+        teacher.params,
+        run.key(f"bridge{name}"),
+        jnp.asarray(samples),
     )
-    weights = _target_weights(teacher, nade, params, samples)
-    chains = _gibbs(run, teacher, f"bridge{name}", jnp.asarray(samples))
-    return weights, _target_weights(teacher, nade, params, chains)
-
-
-def _target_weights(teacher: "Teacher", nade: NADE, params: PyTree, x: Array) -> np.ndarray:
-    with jax.enable_x64(True):
-        rbm_params, nade_params = _double(teacher.params), _double(params)
-        return inference.target_log_weights(
-            lambda x: teacher.rbm.log_potential(rbm_params, x),
-            _proposal(nade, nade_params),
-            np.asarray(x, np.float64),
-            block_size=SAMPLE_BLOCK,
-        )
+    return pair.log_weights(samples), pair.log_weights(chains)
 
 
 def _sizes(num: int) -> list[int]:
@@ -160,38 +224,31 @@ def _sizes(num: int) -> list[int]:
     return [SAMPLE_BLOCK] * whole + [rest] * bool(rest)
 
 
-def _sampler(nade: NADE, size: int):
-    return jax.jit(lambda params, key: nade.sample(params, key, size)[0])
-
-
-def _gibbs(run: Run, teacher: "Teacher", name: str, start: Array | None) -> Array:
-    """Chains after the burn-in, from fair coins or from `start`."""
-    if start is None:
-        return gibbs_samples(run, teacher, name, run.settings.num_samples)
-    return _simulate(teacher, run.key(name), start, run.settings.burn_in)
+@partial(jax.jit, static_argnums=(0, 1))
+def _sample(nade: NADE, size: int, params: PyTree, key: Key) -> Array:
+    return nade.sample(params, key, size)[0]
 
 
 def gibbs_samples(run: Run, teacher: "Teacher", name: str, num: int) -> Array:
     """Samples of the RBM, each of a chain of its own."""
     init_key, step_key = jax.random.split(run.key(name))
     start = jax.random.bernoulli(init_key, 0.5, (num, teacher.rbm.num_visible))
-    return _simulate(teacher, step_key, start.astype(jnp.float32), run.settings.burn_in)
+    return _simulate(
+        teacher.rbm, run.settings.burn_in, teacher.params, step_key, start.astype(jnp.float32)
+    )
 
 
-def _simulate(teacher: "Teacher", key: Key, start: Array, num_steps: int) -> Array:
-    sampler = teacher.gibbs()
-
-    @jax.jit
-    def simulate(key: Key, x: Array) -> Array:
-        return jax.lax.fori_loop(
-            0, num_steps, lambda i, x: sampler.step(jax.random.fold_in(key, i), x)[0], x
-        )
-
-    return simulate(key, start)
+@partial(jax.jit, static_argnums=(0, 1))
+def _simulate(rbm: RBM, num_steps: int, params: PyTree, key: Key, start: Array) -> Array:
+    """Chains from `start`, all stepped so many times."""
+    sampler = block_gibbs(rbm, params, uniform_fn=kd.random.uniform)
+    return jax.lax.fori_loop(
+        0, num_steps, lambda i, x: sampler.step(jax.random.fold_in(key, i), x)[0], start
+    )
 
 
 def _ais(
-    run: Run, teacher: "Teacher", train_x: np.ndarray, samples: Array | None = None
+    run: Run, teacher: "Teacher", train_x: np.ndarray, name: str, samples: Array | None = None
 ) -> dict[str, Any]:
     settings = run.settings
     base = jnp.asarray(inference.data_logits(train_x), jnp.float32)
@@ -204,10 +261,10 @@ def _ais(
     )
     if samples is None:
         result = inference.annealed_importance_sampling(
-            run.key("ais"), path, betas, num_chains=settings.ais_chains
+            run.key(name), path, betas, num_chains=settings.ais_chains
         )
     else:
         result = inference.reverse_annealed_importance_sampling(
-            run.key("ais_reverse"), path, betas, samples[: settings.ais_chains]
+            run.key(name), path, betas, samples[: settings.ais_chains]
         )
     return result._asdict()

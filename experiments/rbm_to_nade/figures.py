@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from experiments.rbm_to_nade.study import Teacher
 
 # Okabe and Ito's palette.
-COLOURS = {"kl": "#0072B2", "se": "#D55E00", "se_then_kl": "#009E73"}
+COLOURS = {"kl": "#0072B2", "se": "#D55E00", "se_then_kl": "#009E73", "data": "#CC79A7"}
 LINES = ("-", "--", ":", "-.")
-NAMES = {"kl": "KL divergence (kl)", "se": "square error (se)", "se_then_kl": "se, then kl"}
+NAMES = {
+    "kl": "KL divergence (kl)",
+    "se": "square error (se)",
+    "se_then_kl": "se, then kl",
+    "data": "no teacher (data)",
+}
 GRID = 6
 NUM_SORTED = 500
 
@@ -114,7 +119,7 @@ def _log_z(found: "Found") -> plt.Figure:
     axis.axvline(reference(found), color="black", lw=1)
     axis.set_yticks(range(len(names)), map(title, names))
     axis.invert_yaxis()
-    word = "exact" if "exact" in found else "annealed importance sampling"
+    word = "exact" if "exact" in found else "AIS"
     axis.set_xlabel(f"log Z, nats, with three standard errors; the line: {word}")
     return figure
 

@@ -4,7 +4,8 @@ import dataclasses
 
 from experiments.flags import setting
 
-LOSSES = ("kl", "se", "se_then_kl")
+LOSSES = ("kl", "se", "se_then_kl", "data")
+OPTIMIZERS = ("adadelta", "adam")
 MOST = 1_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
 
 
@@ -28,7 +29,10 @@ class Settings:
     rbm_steps: int = setting(5, 25, "Gibbs steps a minibatch of it", at_least=1, at_most=MOST)
     rbm_rate: float = setting(0.05, 0.01, "its first learning rate, falling to 0", above=0)
     loss: tuple[str, ...] = setting(
-        ("kl", "se"), ("kl", "se"), "what NADE minimises", choices=LOSSES
+        ("kl", "se"),
+        ("kl", "se"),
+        "what NADE minimises; data: its likelihood of the images, with no teacher",
+        choices=LOSSES,
     )
     nade_hidden: tuple[int, ...] = setting(
         (60,),
@@ -42,6 +46,10 @@ class Settings:
     num_iterations: int = setting(6000, 30_000, "steps of NADE", at_least=1, at_most=2**31 - 1)
     se_fraction: float = setting(
         0.1, 0.1, "part of them by square error, for se_then_kl", above=0, at_most=1
+    )
+    optimizer: str = setting("adadelta", "adadelta", "of NADE", choices=OPTIMIZERS)
+    learning_rate: float = setting(
+        0.001, 0.001, "Adam's first, falling linearly to 0; ADADELTA has none", above=0
     )
     offset: str = setting(
         "max", "max", "c of the square error: a number, or max, the largest log-potential found"
@@ -63,6 +71,14 @@ class Settings:
         1000, 14_500, "temperatures of annealed importance sampling", at_least=1, at_most=MOST
     )
     ais_chains: int = setting(100, 100, "its chains", at_least=2, at_most=MOST)
+    coverage_repeats: int = setting(
+        0,
+        0,
+        "times that every estimate is made afresh, to count the intervals that hold the exact "
+        "log Z; for small RBMs",
+        at_least=0,
+        at_most=MOST,
+    )
     seed: int = setting(0, 0, "decides everything random", at_least=0, at_most=2**32 - 1)
 
     def conditions(self) -> list[tuple[str, int]]:

@@ -28,7 +28,6 @@ COLUMNS = ("loss", "log_prob")
 NUM_POINTS, NUM_MONITORED = 40, 500
 NUM_RBM_POINTS = 5
 EVALUATE_BLOCK = 500
-OPTIMIZER = optax.adadelta(1.0, rho=0.95, eps=1e-6)  # With Zeiler's constants, no other rate.
 NUM_SEARCHED = 10_000
 
 
@@ -81,7 +80,7 @@ def run(preset: str, settings: Settings, options: Options) -> None:
         study_fn=distil,
         products=("figures", "student"),
     )
-    tables.show(summary, settings, options.workdir)
+    tables.show(summary, options.workdir)
 
 
 def load(settings: Settings, options: Options) -> Loaded:
@@ -93,8 +92,16 @@ def load(settings: Settings, options: Options) -> Loaded:
     params = data.load_rbm(settings.rbm) if settings.rbm else None
     size = None if params is None else len(params["params"]["a"])
     images = data.load_binary(settings.dataset, data_dir=options.data_dir, num_visible=size)
-    if params is None and len(images.train) < settings.batch_size:
+    reads_images = params is None or "data" in settings.loss
+    if reads_images and len(images.train) < settings.batch_size:
         raise UserError(f"--batch_size must be at most the {len(images.train)} images there are.")
+    num_hidden = settings.rbm_hidden if params is None else len(params["params"]["b"])
+    shape = (images.train.shape[1], num_hidden)
+    if settings.coverage_repeats and min(shape) > estimates.MOST_ENUMERATED:
+        raise UserError(
+            f"--coverage_repeats needs the exact log Z: an RBM with at most "
+            f"{estimates.MOST_ENUMERATED} hidden or visible units, not {shape[0]} x {shape[1]}."
+        )
     return Loaded(images, params)
 
 
@@ -104,10 +111,11 @@ def distil(run: Run, loaded: Loaded) -> list[Row]:
     test_x = jnp.asarray(loaded.images.test, jnp.float32)
     offset = find_offset(run, teacher)
     students = {
-        (loss, hidden): train_nade(run, teacher, test_x, loss, hidden, offset)
+        (loss, hidden): train_nade(run, teacher, loaded.images, loss, hidden, offset)
         for loss, hidden in run.settings.conditions()
     }
     found = estimates.estimate_all(run, teacher, loaded.images.train, students)
+    covered = estimates.cover(run, teacher, loaded.images.train, students)
     export(run, students)
     log_probs = {
         condition: _log_probs(nade, test_x)(params)
@@ -115,7 +123,9 @@ def distil(run: Run, loaded: Loaded) -> list[Row]:
     }
     potentials = np.asarray(jax.jit(teacher.log_potential)(test_x), np.float64)
     figures.draw(run, teacher, students, found, log_probs, potentials)
-    return tables.rows(run.settings, teacher, offset, found, log_probs, potentials)
+    return tables.rows(
+        teacher, offset, found, (covered, run.settings.coverage_repeats), log_probs, potentials
+    )
 
 
 def make_teacher(run: Run, loaded: Loaded) -> Teacher:
@@ -155,9 +165,15 @@ def make_teacher(run: Run, loaded: Loaded) -> Teacher:
 
 def find_offset(run: Run, teacher: Teacher) -> float:
     """Offset c of the square error: given, or the largest log-potential that a search finds."""
+    if run.settings.offset != "max":
+        return _number(run.settings.offset)
+    book = estimates.Book(run, "offset.json", ("value",))
+    book.keep("offset", lambda: {"value": _largest_found(run, teacher)})
+    return book.found["offset"]["value"]
+
+
+def _largest_found(run: Run, teacher: Teacher) -> float:
     settings = run.settings
-    if settings.offset != "max":
-        return _number(settings.offset)
     coin_key, step_key = jax.random.split(run.key("offset"))
     chains = _chains(settings, teacher, settings.num_chains, num_steps=settings.burn_in)
     samples = chains.init(step_key).chains
@@ -169,20 +185,25 @@ def find_offset(run: Run, teacher: Teacher) -> float:
 def train_nade(
     run: Run,
     teacher: Teacher,
-    test_x: Array,
+    images: BinaryDataset,
     loss: str,
     num_hidden: int,
     offset: float,
 ) -> tuple[NADE, PyTree]:
-    """A NADE on a stream of parallel Gibbs chains (section 4.2.3)."""
+    """A NADE on a stream of parallel Gibbs chains (section 4.2.3), or on the images themselves."""
     settings = run.settings
     nade = NADE(teacher.rbm.num_visible, num_hidden)
-    stream = _chains(settings, teacher, settings.num_chains, num_steps=settings.burn_in)
-    monitor = _log_probs(nade, test_x[:NUM_MONITORED])
+    if loss == "data":
+        stream = streams.resample({"x": jnp.asarray(images.train)}, settings.batch_size)
+    else:
+        stream = _chains(settings, teacher, settings.num_chains, num_steps=settings.burn_in)
+    monitor = _log_probs(nade, jnp.asarray(images.test[:NUM_MONITORED], jnp.float32))
     init_key = run.key(f"nade[{num_hidden}]")  # One start for every loss.
     params = nade.init(init_key, jnp.zeros(nade.num_visible))
     for phase, kind, num_steps in _phases(settings, loss, num_hidden):
-        update = training.gradient(_objective(kind, nade, teacher, offset), OPTIMIZER)
+        update = training.gradient(
+            _objective(kind, nade, teacher, offset), make_optimizer(settings, num_steps)
+        )
         params = run.fit(
             phase,
             run.key(phase),
@@ -210,10 +231,11 @@ def export(run: Run, students: dict[tuple[str, int], tuple[NADE, PyTree]]) -> No
 
 
 def _phases(settings: Settings, loss: str, num_hidden: int) -> list[tuple[str, str, int]]:
-    """Name, loss and steps of each part of a student's training."""
+    """Name, loss (`kl` or `se`) and steps of each part of a student's training."""
     name = f"nade[{loss},{num_hidden}]"
     if loss != "se_then_kl":
-        return [(name, loss, settings.num_iterations)]
+        # Likelihood and KL divergence differ in where the inputs come from.
+        return [(name, "kl" if loss == "data" else loss, settings.num_iterations)]
     first = max(1, round(settings.se_fraction * settings.num_iterations))
     phases = [(f"nade[{loss},{num_hidden},se]", "se", first)]
     rest = settings.num_iterations - first
@@ -224,7 +246,7 @@ def _objective(
     loss: str, nade: NADE, teacher: Teacher, offset: float
 ) -> Callable[[PyTree, Batch], Array]:
     def kl(params: PyTree, batch: Batch) -> Array:
-        log_probs = nade.log_prob(params, batch["x"])
+        log_probs = nade.log_prob(params, batch["x"].astype(jnp.float32))
         return jnp.mean(jax.vmap(losses.negative_log_likelihood)(log_probs))
 
     def se(params: PyTree, batch: Batch) -> Array:
@@ -233,6 +255,13 @@ def _objective(
         return jnp.mean(jax.vmap(loss_fn)(log_probs, teacher.log_potential(batch["x"])))
 
     return {"kl": kl, "se": se}[loss]
+
+
+def make_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransformation:
+    """Of so many steps of a NADE."""
+    if settings.optimizer == "adam":
+        return optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, num_steps))
+    return optax.adadelta(1.0, rho=0.95, eps=1e-6)  # With Zeiler's constants, no other rate.
 
 
 def _chains(settings: Settings, teacher: Teacher, num_chains: int, *, num_steps: int) -> Stream:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments import report
-from experiments.rbm_to_nade.settings import Settings
 from experiments.report import Row
 from kd import metrics
 
@@ -33,20 +32,20 @@ THESIS_BLANK = 436.4938
 
 
 def rows(
-    settings: Settings,
     teacher: "Teacher",
     offset: float,
     found: "Found",
+    covered: tuple[dict[str, float], int],
     log_probs: dict[tuple[str, int], np.ndarray],
     potentials: np.ndarray,
 ) -> list[Row]:
     """All final figures of a run.
 
     Args:
-      settings: of the run.
       teacher: the RBM.
       offset: c of the square error.
       found: estimates of log Z by name.
+      covered: share of the intervals that hold the exact one, by name, and of how many.
       log_probs: of each NADE at the test images, `[N]`.
       potentials: of the RBM at them, `[N]`.
     """
@@ -60,6 +59,10 @@ def rows(
         made += [
             Row(f"log_z.{_within(name, e)}", estimate[e], None, 1, "nats") for e in ("low", "high")
         ]
+    shares, num_repeats = covered
+    for name, share in shares.items():
+        stderr = 100 * (share * (1 - share) / num_repeats) ** 0.5
+        made.append(Row(f"coverage.{name}", 100 * share, stderr, num_repeats, "%"))
     test = metrics.estimate((potentials - best)[None])
     made.append(report.row("rbm.log_prob", test, "nats", paper=THESIS_RBM if is_thesis else None))
     for condition, values in log_probs.items():
@@ -94,7 +97,7 @@ def _thesis_log_z(name: str) -> float | None:
     return None
 
 
-def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
+def show(summary: dict[str, Any], workdir: Path) -> None:
     """Prints the table at the end of a run."""
     by_name = {row["name"]: row for row in summary["rows"]}
     names = [
@@ -103,6 +106,9 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         if name.startswith("log_z.") and not {"low", "high"} & set(name.split("[")[0].split("."))
     ]
     best = by_name["log_z.exact" if "log_z.exact" in by_name else "log_z.ais"]["value"]
+    num_repeats = max(
+        (r["repeats"] for n, r in by_name.items() if n.startswith("coverage.")), default=0
+    )
     has_paper = any(by_name[f"log_z.{name}"]["paper"] is not None for name in names)
     lines = []
     for name in names:
@@ -114,11 +120,19 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             "–" if name == "exact" else f"({low:.3f}, {high:.3f})",
             f"{row['value'] - best:+.3f}",
         ]
-        lines.append(line + ["–" if row["paper"] is None else f"{row['paper']:.2f}"] * has_paper)
+        line += ["–" if row["paper"] is None else f"{row['paper']:.2f}"] * has_paper
+        if num_repeats:
+            share = by_name.get(f"coverage.{name}")
+            line.append("–" if share is None else f"{share['value']:.0f} %")
+        lines.append(line)
     header = ["log Z, nats", "estimate", "3 sigma", "gap"] + ["thesis"] * has_paper
+    header += ["held"] * bool(num_repeats)
     report.print_table("the RBM's partition function", header, lines)
-    whom = "the exact value" if "exact" in names else "annealed importance sampling"
-    print(f"The gap is to {whom}.")
+    whom = "the exact value" if "exact" in names else "AIS"
+    print(f"AIS is annealed importance sampling. The gap is to {whom}.")
+    if num_repeats:
+        print(f"Held: of {num_repeats} intervals made afresh, those with the exact value inside,")
+        print("  or, of a bound, on its side.")
     _show_log_probs(by_name)
     print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the NADEs are in")
     print(workdir / "student")
@@ -127,13 +141,13 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
 def title(name: str) -> str:
     """An estimate's name in words."""
     words = {
-        "exact": "exact, by enumeration",
-        "ais": "annealed importance sampling",
-        "ais_reverse": "annealing backwards, from above",
+        "exact": "exact",
+        "ais": "AIS",
+        "ais_reverse": "reverse AIS",
         "upper": "upper bound",
         "lower": "lower bound",
-        "importance": "importance sampling",
-        "bridge": "bridge sampling",
+        "importance": "importance",
+        "bridge": "bridge",
     }
     head, _, rest = name.partition("[")
     return words[head] + (f", {rest.removesuffix(']').replace(',', ' ')}" if rest else "")

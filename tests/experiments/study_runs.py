@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from orbax.checkpoint import v1 as ocp
 
 from experiments.compress_ensemble.settings import LOSSES
+from experiments.flags import Options, UserError, resolve
 
 ROOT = Path(__file__).parents[2]
 MODULE = "experiments.compress_ensemble"
@@ -92,21 +94,19 @@ def flags_of(settings: dict) -> list[str]:
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
-def environment(
-    cache: Path | None = None, fills_cache: bool = False, is_hasty: bool = False
-) -> dict[str, str]:
-    """Of a run on the CPU.
+def environment(cache: Path | None = None, fills_cache: bool = False) -> dict[str, str]:
+    """Of a run on the CPU that compiles in haste: its bits are those of other such runs alone.
 
     Args:
       cache: where compiled programs are kept, so that another run need not compile them.
       fills_cache: write them there. A run that may be killed must not: what it tears, the
         next one would complain of.
-      is_hasty: compile them in less time; the bits are not those of other runs.
     """
-    variables = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
-    if is_hasty:
-        flags = os.environ.get("XLA_FLAGS", "")
-        variables["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    flags = os.environ.get("XLA_FLAGS", "")
+    variables = {
+        "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
+        "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0".strip(),
+    }
     if cache is not None:
         variables |= {
             "JAX_COMPILATION_CACHE_DIR": str(cache),
@@ -123,16 +123,16 @@ def start(
     *,
     cache: Path | None = None,
     fills_cache: bool = False,
-    is_hasty: bool = False,
+    module: str = MODULE,
     code: str | None = None,
     **options,
 ) -> subprocess.Popen:
     """Starts a run; `code` is a program that ends by running the module."""
-    program = ["-c", code] if code else ["-m", MODULE]
+    program = ["-c", code] if code else ["-m", module]
     return subprocess.Popen(
         [sys.executable, *program, f"--workdir={workdir}", *flags_of(settings)],
         cwd=ROOT,
-        env=environment(cache, fills_cache, is_hasty),
+        env=environment(cache, fills_cache),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -201,6 +201,17 @@ def interrupt(
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def refusal(study_run: Callable, settings_class: type, workdir: Path, settings: dict) -> str:
+    """The line with which a study refuses to run; in this process, for there are many such."""
+    names = {field.name for field in dataclasses.fields(settings_class)}
+    given = {name: str(value) for name, value in settings.items() if name in names}
+    options = {name: value for name, value in settings.items() if name not in names}
+    with pytest.raises(UserError) as caught:
+        study_run("quick", resolve(settings_class, "quick", given), Options(workdir, **options))
+    (line,) = str(caught.value).splitlines()
+    return line
 
 
 def one_line(stderr: str) -> str:

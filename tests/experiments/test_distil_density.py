@@ -2,10 +2,7 @@
 
 import json
 import math
-import shutil
 import signal
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +12,7 @@ import study_runs
 from PIL import Image
 from scipy import stats
 
-from experiments.distil_density import quadrature, routes, tables, teachers
+from experiments.distil_density import quadrature, routes, study, tables, teachers
 from experiments.distil_density.settings import LOSSES, TEACHERS, Settings
 from experiments.flags import UserError, resolve
 from kd import models
@@ -47,30 +44,15 @@ PHASES = {
 } | {"floor[banana]": 4, "floor[logistic]": 4}
 
 
-def start(workdir, settings, *, cache=None, fills_cache=False):
-    """As `study_runs.start`, of this study."""
-    return subprocess.Popen(
-        [sys.executable, "-m", MODULE, f"--workdir={workdir}", *study_runs.flags_of(settings)],
-        cwd=study_runs.ROOT,
-        env=study_runs.environment(cache, fills_cache, is_hasty=True),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(workdir, settings, **options):
-    cache = options.get("cache")
-    return study_runs.finish(start(workdir, settings, **options), workdir, settings, cache)
+def refused(workdir, settings):
+    return study_runs.refusal(study.run, Settings, workdir, settings)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distil_density")
-    result = run(folder / "run", TINY, cache=folder / "cache", fills_cache=True)
-    assert result.returncode == 0, result.stderr
-    return result
+    cache = folder / "cache"
+    return study_runs.succeed(folder / "run", TINY, module=MODULE, cache=cache, fills_cache=True)
 
 
 # A run.
@@ -190,42 +172,27 @@ def test_the_table_at_the_end(finished):
 
 def test_a_finished_run_is_shown_and_not_redone(finished):
     before = (finished.path / "summary.json").read_bytes()
-    again = run(finished.path, TINY)
-    assert again.returncode == 0 and "student[" not in again.stdout
+    again = study_runs.succeed(finished.path, TINY, module=MODULE)
+    assert "student[" not in again.stdout
     assert "logistic, se+kl" in again.stdout
     assert (finished.path / "summary.json").read_bytes() == before
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(finished, tmp_path):
-    """In a stage of chains, in the second stage of a route, while an export is written."""
+    """In the second stage of a route on chains, and while an export is written."""
     path = tmp_path / "run"
 
-    def in_the_midst_of(phase):
-        return lambda: len(study_runs.checkpoints(path, phase)) > 0
-
     for when in (
-        in_the_midst_of("student-score-logistic"),
-        in_the_midst_of("student-se+kl-logistic-kl"),
+        lambda: study_runs.checkpoints(path, "student-se+kl-logistic-kl"),
         lambda: list((path / "student").glob(".banana*/student.safetensors")),
     ):
-        process = start(path, TINY, cache=finished.cache)
+        process = study_runs.start(path, TINY, module=MODULE, cache=finished.cache)
         stopped = study_runs.interrupt(process, when, signal.SIGKILL)
         assert stopped.returncode == -signal.SIGKILL
         assert not (path / "summary.json").exists()
-    resumed = run(path, TINY, cache=finished.cache)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = study_runs.succeed(path, TINY, module=MODULE, cache=finished.cache)
     assert "done before" in resumed.stdout
     study_runs.assert_same_bits(resumed, finished)
-
-
-def test_a_run_that_lost_its_figures_makes_them_again(finished, tmp_path):
-    path = tmp_path / "run"
-    shutil.copytree(finished.path, path)
-    shutil.rmtree(path / "figures")
-    again = run(path, TINY, cache=finished.cache)
-    assert again.returncode == 0 and "lost its figures" in again.stderr
-    study_runs.assert_same_bits(again, finished)
-    assert (path / "figures" / "kl.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -240,16 +207,14 @@ def test_a_run_that_lost_its_figures_makes_them_again(finished, tmp_path):
     ],
 )
 def test_mistakes_are_one_line(changed, expected, tmp_path):
-    failed = run(tmp_path / "run", TINY | changed)
-    assert failed.returncode == 1
-    assert expected in study_runs.one_line(failed.stderr)
+    path = tmp_path / "run"
+    assert expected in refused(path, TINY | changed)
     assert not (tmp_path / "run").exists()
 
 
 def test_other_settings_are_refused(finished):
-    failed = run(finished.path, TINY | {"offset_gap": 2})
-    assert failed.returncode == 1
-    assert "offset_gap (1.0 there, 2.0 here)" in study_runs.one_line(failed.stderr)
+    line = refused(finished.path, TINY | {"offset_gap": 2})
+    assert "offset_gap (1.0 there, 2.0 here)" in line
 
 
 # Its quadrature.

@@ -26,7 +26,7 @@ SETTINGS = study_runs.TINY | {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return study_runs.succeed(tmp_path_factory.mktemp("made") / "run", SETTINGS, is_hasty=True)
+    return study_runs.succeed(tmp_path_factory.mktemp("made") / "run", SETTINGS)
 
 
 def test_phases_and_students(run):

@@ -211,7 +211,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         "checkpoint_seconds": 0,
     }
     code = "from kd.data import datasets; datasets.LARGEST_INPUT = float('inf')\n" + RUN
-    failed = study_runs.run(path, settings, is_hasty=True, code=code)
+    failed = study_runs.run(path, settings, code=code)
     assert failed.returncode == 1
     line = one_line(failed.stderr)
     (word,) = [w for w in line.replace(".", " ").split() if w.isdigit()]
@@ -226,6 +226,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert checkpoints(path, "teacher")[-1].name == f"step_{step - 1:09d}"
     assert not (path / "summary.json").exists()
 
-    again = study_runs.run(path, settings, is_hasty=True, code=code)
+    again = study_runs.run(path, settings, code=code)
     assert again.returncode == 1 and again.stderr == failed.stderr
     assert checkpoints(path, "teacher")[-1].name == f"step_{step - 1:09d}"

@@ -10,6 +10,7 @@ import pytest
 import study_runs
 from study_runs import TINY, one_line, write_npz
 
+from experiments.compress_ensemble import study
 from experiments.compress_ensemble.settings import Settings
 from experiments.flags import resolve
 from kd import data
@@ -57,14 +58,6 @@ def of_changed_data(folder):
     (folder / "run" / "config.json").write_text(json.dumps(config))
     write_npz(folder / "changed.npz", seed=1)
     return {"dataset": path}
-
-
-def with_too_small_a_cache(folder, run_one):
-    """As if it had been killed before its student: the ensemble and the baseline are there."""
-    shutil.copytree(run_one.path, folder / "run")
-    (folder / "run" / "summary.json").unlink()
-    shutil.rmtree(folder / "run" / "checkpoints" / "student-ce-dataset-0.2")
-    return run_one.settings | {"cache_gb": 1e-6}
 
 
 def borrowing_another_ensemble(folder, run_one):
@@ -143,11 +136,6 @@ CASES = {
         of_changed_data,
         "--workdir {folder}/run holds a run on another dataset: its content has changed since; ",
     ),
-    # 240 examples of 10 log-probabilities of 4 bytes: 9.6 kB.
-    "cache too small": (
-        with_too_small_a_cache,
-        "the teacher's labels would take 9.6 kB, and --cache_gb allows 1e-06: raise it",
-    ),
     "another ensemble": (
         borrowing_another_ensemble,
         " has another ensemble: num_members, batch_size differ.",
@@ -167,69 +155,67 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def mistakes(runs, run_one, run_two, tmp_path_factory):
-    """All of them, made two at a time: name to future of folder and finished process."""
-    finished = {"run_one": run_one, "run_two": run_two}
+# Of these nothing is printed, and no directory is left behind.
+KNOWN_AT_ONCE = (
+    "no such file",
+    "batch too large",
+    "batch too large for the fraction",
+    "nothing left",
+    "NaN pixels",
+)
 
-    def make(make_settings, folder):
-        names = inspect.signature(make_settings).parameters
-        needed = {name: run for name, run in finished.items() if name in names}
-        own = {"dataset": write_npz(folder / "own.npz"), "loss": "ce", "num_repeats": 1}
-        settings = TINY | own | make_settings(folder, **needed)
-        workdir = settings.pop("workdir", folder / "run")
-        cache = needed.get("run_two", run_one).cache
-        return folder, study_runs.run(workdir, settings, cache=cache)
 
-    return {
-        name: runs.submit(name, make, make_settings, tmp_path_factory.mktemp("mistake"))
-        for name, (make_settings, _) in CASES.items()
-    }
+def settings_of(case, folder, request):
+    """A run's settings, its workdir among them, in a new folder."""
+    make = CASES[case][0]
+    names = [name for name in inspect.signature(make).parameters if name.startswith("run_")]
+    own = {"dataset": write_npz(folder / "own.npz"), "loss": "ce", "num_repeats": 1}
+    runs = {name: request.getfixturevalue(name) for name in names}
+    return {"workdir": folder / "run"} | TINY | own | make(folder, **runs)
+
+
+def refused(settings):
+    settings = dict(settings)
+    workdir = settings.pop("workdir")
+    return study_runs.refusal(study.run, Settings, workdir, settings)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_mistake_is_one_line(mistakes, case):
-    folder, failed = mistakes[case].result()
-    expected = CASES[case][1].format(folder=folder)
-    assert failed.returncode == 1, failed.stdout
-    warnings = [line for line in failed.stderr.splitlines() if line.startswith("warning: ")]
-    line = one_line("".join(f"{r}\n" for r in failed.stderr.splitlines() if r not in warnings))
-    assert expected in line
+def test_a_mistake_is_one_line(case, tmp_path, request, capsys, caplog):
+    settings = settings_of(case, tmp_path, request)
+    assert CASES[case][1].format(folder=tmp_path) in refused(settings)
     # Only the checkpoint that was damaged on purpose is warned of.
-    assert len(warnings) == (case == "damaged ensemble")
-    assert not (folder / "run" / "summary.json").exists()
+    assert len(caplog.records) == (case == "damaged ensemble")
+    assert not (tmp_path / "run" / "summary.json").exists()
+    if case in KNOWN_AT_ONCE:
+        assert capsys.readouterr() == ("", "")
+        assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        "no such file",
-        "batch too large",
-        "batch too large for the fraction",
-        "nothing left",
-        "NaN pixels",
-    ],
-)
-def test_what_can_be_known_is_said_before_anything_is_trained(mistakes, case):
-    folder, failed = mistakes[case].result()
-    assert failed.stdout == ""
-    assert not (folder / "run").exists()
-
-
-def test_a_refused_workdir_is_left_as_it_was(mistakes, run_one):
-    mistakes["workdir of other settings"].result()
+def test_a_refused_workdir_is_left_as_it_was(tmp_path, request, run_one):
+    refused(settings_of("workdir of other settings", tmp_path, request))
     config = json.loads((run_one.path / "config.json").read_text())
     assert config["settings"]["seed"] == 0
-    folder, _ = mistakes["workdir below a file"].result()
-    assert (folder / "file").read_text() == "mine"
-    folder, _ = mistakes["workdir of another study"].result()
-    assert {path.name for path in (folder / "run").iterdir()} == {".lock", "config.json"}
+    refused(settings_of("workdir below a file", tmp_path, request))
+    assert (tmp_path / "file").read_text() == "mine"
+    refused(settings_of("workdir of another study", tmp_path, request))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "config.json"}
 
 
-def test_a_larger_cache_mends_it(mistakes, run_one):
+def test_a_cache_too_small_and_a_larger_one_that_mends_it(run_one, tmp_path):
     """`--cache_gb` decides no result: the run goes on, to the bits of one that had enough."""
-    folder, _ = mistakes["cache too small"].result()
-    settings = run_one.settings | {"cache_gb": 1e-5}
-    done = study_runs.succeed(folder / "run", settings, cache=run_one.cache)
+    path, cache = tmp_path / "run", run_one.cache
+    # As if it had been killed before its student: the ensemble and the baseline are there.
+    shutil.copytree(run_one.path, path)
+    (path / "summary.json").unlink()
+    shutil.rmtree(path / "checkpoints" / "student-ce-dataset-0.2")
+    failed = study_runs.run(path, run_one.settings | {"cache_gb": 1e-6}, cache=cache)
+    assert failed.returncode == 1
+    # 240 examples of 10 log-probabilities of 4 bytes.
+    assert one_line(failed.stderr).startswith(
+        "error: the teacher's labels would take 9.6 kB, and --cache_gb allows 1e-06: raise it"
+    )
+    assert not (path / "summary.json").exists()
+    done = study_runs.succeed(path, run_one.settings | {"cache_gb": 1e-5}, cache=cache)
     assert "240 examples: 9.6 kB of 1e-05 GB allowed" in done.stdout
     study_runs.assert_same_bits(done, run_one)

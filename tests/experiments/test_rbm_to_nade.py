@@ -4,21 +4,24 @@ import itertools
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import study_runs
 from PIL import Image
 from scipy import special
-from study_runs import one_line
 
+from experiments.flags import resolve
+from experiments.rbm_to_nade import study
 from experiments.rbm_to_nade.estimates import exact_log_z
-from experiments.rbm_to_nade.study import Teacher
+from experiments.rbm_to_nade.settings import Settings
+from experiments.rbm_to_nade.study import Teacher, make_optimizer
 from kd.export import load_student
 from kd.models import RBM
 
-CODE = "import runpy; runpy.run_module('experiments.rbm_to_nade', run_name='__main__')\n"
+MODULE = "experiments.rbm_to_nade"
 SETTINGS = {
-    "loss": "kl,se_then_kl",
+    "loss": "kl,se_then_kl,data",
     "nade_hidden": 12,
     "num_iterations": 400,
     "num_chains": 40,
@@ -26,10 +29,11 @@ SETTINGS = {
     "num_samples": 500,
     "ais_steps": 200,
     "ais_chains": 50,
+    "coverage_repeats": 2,
     "checkpoint_seconds": 0,
 }
-STUDENTS = ("kl,12", "se_then_kl,12")
-PHASES = ("nade[kl,12]", "nade[se_then_kl,12,se]", "nade[se_then_kl,12]")
+STUDENTS = ("kl,12", "se_then_kl,12", "data,12")
+PHASES = ("nade[kl,12]", "nade[se_then_kl,12,se]", "nade[se_then_kl,12]", "nade[data,12]")
 ESTIMATES = ["exact", "ais", "ais_reverse"] + [
     f"{kind}[{name}]" for name in STUDENTS for kind in ("upper", "lower", "importance", "bridge")
 ]
@@ -55,14 +59,15 @@ def run(inputs):
     folder, _, _ = inputs
     settings = SETTINGS | {"rbm": folder / "rbm.npz", "dataset": folder / "images.npz"}
     return study_runs.succeed(
-        folder / "run", settings, code=CODE, cache=folder, fills_cache=True, is_hasty=True
+        folder / "run", settings, module=MODULE, cache=folder, fills_cache=True
     )
 
 
 def test_a_run_leaves_what_it_promises_and_nothing_else(run):
     names = {path.name for path in run.path.iterdir()}
     assert names == {
-        *(".lock", "config.json", "metrics.csv", "summary.json", "estimates.json"),
+        *(".lock", "config.json", "metrics.csv", "summary.json"),
+        *("offset.json", "estimates.json", "coverage.json"),
         *("figures", "checkpoints", "student"),
     } | (names & {".seconds"})
     figures = {path.name for path in (run.path / "figures").iterdir()}
@@ -76,7 +81,7 @@ def test_a_run_leaves_what_it_promises_and_nothing_else(run):
     assert config["experiment"] == "rbm_to_nade" and set(config["inputs"]) == {"dataset", "rbm"}
     metrics = run.metrics()
     assert tuple(metrics) == PHASES
-    assert [int(metrics[phase][-1]["step"]) for phase in PHASES] == [400, 40, 360]
+    assert [int(metrics[phase][-1]["step"]) for phase in PHASES] == [400, 40, 360, 400]
 
 
 def test_the_summary_holds_every_estimate(run, inputs):
@@ -94,6 +99,25 @@ def test_the_summary_holds_every_estimate(run, inputs):
         assert values[f"log_z.lower[{name}]"] < log_z < values[f"log_z.upper[{name}]"]
     assert values["offset"] == pytest.approx(logs.max(), abs=1e-4)
     assert all(row["paper"] is None for row in run.summary()["rows"])
+
+
+def test_coverage_counts_the_intervals_of_fresh_estimates(run):
+    estimates, fresh = (
+        json.loads((run.path / f"{name}.json").read_text()) for name in ("estimates", "coverage")
+    )
+    assert fresh.keys() == {f"{name}#{repeat}" for name in ESTIMATES[1:] for repeat in (0, 1)}
+    values = {e["value"] for found in (estimates, fresh) for e in found.values()}
+    assert len(values) == len(estimates) + len(fresh)
+    exact = estimates["exact"]["value"]
+    for name in ESTIMATES[1:]:
+        held = []
+        for repeat in (0, 1):
+            low, high = (fresh[f"{name}#{repeat}"][end] for end in ("low", "high"))
+            held.append(
+                (name.startswith("upper") or low <= exact)
+                and (name.startswith("lower") or exact <= high)
+            )
+        assert run.values()[f"coverage.{name}"] == 50 * sum(held)
 
 
 def test_exported_students_are_normalised_and_the_rows_are_theirs(run, inputs):
@@ -115,11 +139,13 @@ def test_exported_students_are_normalised_and_the_rows_are_theirs(run, inputs):
 
 
 def test_the_table_at_the_end(run):
-    lines = run.stdout.splitlines()
+    shown = run.stdout[: run.stdout.index("Look at")]  # A path may be long.
+    lines = shown.splitlines()
     assert max(map(len, lines)) <= 80
-    for words in ("exact, by enumeration", "lower bound, kl 12", "bridge sampling, se_then_kl 12"):
+    for words in ("│ exact ", "lower bound, kl 12", "bridge, se_then_kl 12"):
         assert sum(words in line for line in lines) == 1
-    assert "The gap is to the exact value." in lines
+    assert any(line.startswith("Held: of 2 intervals") for line in lines)
+    assert "AIS is annealed importance sampling. The gap is to the exact value." in lines
 
 
 def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path):
@@ -135,8 +161,8 @@ def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path)
     estimates = json.loads((path / "estimates.json").read_text())
     kept = {name: estimates[name] for name in ESTIMATES[:5]}
     (path / "estimates.json").write_text(json.dumps(kept))
-    again = study_runs.succeed(path, run.settings, code=CODE, cache=folder, is_hasty=True)
-    assert again.stdout.count("done before") == 2 and again.stdout.count("goes on from here") == 1
+    again = study_runs.succeed(path, run.settings, module=MODULE, cache=folder)
+    assert again.stdout.count("done before") == 3 and again.stdout.count("goes on from here") == 1
     study_runs.assert_same_bits(again, run)
     assert json.loads((path / "estimates.json").read_text()) == estimates
 
@@ -146,6 +172,10 @@ def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path)
     [
         ({"offset": "most"}, "--offset must be max or a number; got 'most'."),
         ({"offset": "nan"}, "--offset must be max or a number; got 'nan'."),
+        (
+            {"rbm": "", "rbm_hidden": 21, "dataset": "digits"},
+            "hidden or visible units, not 64 x 21.",
+        ),
         ({"batch_size": 30}, "--batch_size 30 must divide --num_chains 40."),
         ({"rbm": "nowhere.npz"}, "nowhere.npz: no such file."),
         ({"dataset": "digits"}, "digits: train and test must have 9 pixels"),
@@ -155,9 +185,24 @@ def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path)
 def test_a_mistake_is_one_line(inputs, tmp_path, changes, expected):
     folder, _, _ = inputs
     settings = SETTINGS | {"rbm": folder / "rbm.npz", "dataset": folder / "images.npz"}
-    failed = study_runs.run(tmp_path / "run", settings | changes, code=CODE, is_hasty=True)
-    assert failed.returncode == 1 and expected in one_line(failed.stderr)
+    path = tmp_path / "run"
+    assert expected in study_runs.refusal(study.run, Settings, path, settings | changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_adam_ends_at_rest():
+    """Its rate falls linearly to 0; ADADELTA's steps do not fall."""
+    sizes = {}
+    for name in ("adadelta", "adam"):
+        settings = resolve(Settings, "quick", {"optimizer": name, "learning_rate": "0.01"})
+        optimizer = make_optimizer(settings, 100)
+        params = jnp.zeros(())
+        state, sizes[name] = optimizer.init(params), []
+        for _ in range(101):
+            update, state = optimizer.update(jnp.ones(()), state, params)
+            sizes[name].append(-float(update))
+    np.testing.assert_allclose(sizes["adam"], 0.01 * np.linspace(1, 0, 101), atol=1e-6)
+    assert sizes["adadelta"][-1] > sizes["adadelta"][0] > 0
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (13, 14)])
