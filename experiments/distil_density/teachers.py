@@ -13,8 +13,8 @@ from kd.types import Array, Key, Sampler, Stream
 BEND, WIDTH = 0.5, 0.4  # Of the banana.
 DISTANCE, SHARE = 4.0, 0.8  # Half the way between the modes, and the first one's weight.
 PRIOR_SCALE = 5.0
-# Ten inputs times their labels, -1 or 1: drawn once, all but separable, so that the posterior
-# of the two weights is skewed.
+# Ten inputs times their labels, -1 or 1: drawn once, and separable, so that the likelihood
+# has no maximum, only the prior bounds the posterior of the two weights, and it is skewed.
 SIGNED_INPUTS = np.array(
     [
         *([0.7, -0.5], [0.1, -2.4], [-2.3, -1.1], [-0.2, -0.8], [0.8, -0.6]),

@@ -68,7 +68,7 @@ class Settings:
         10_000, 10_000, "of each distribution, for the estimates", at_least=2, at_most=MOST
     )
     ais_steps: int = setting(
-        1000, 14_500, "temperatures of annealed importance sampling", at_least=1, at_most=MOST
+        1000, 14_500, "temperatures of annealed importance sampling", at_least=2, at_most=MOST
     )
     ais_chains: int = setting(100, 100, "its chains", at_least=2, at_most=MOST)
     coverage_repeats: int = setting(

@@ -89,6 +89,11 @@ def load(settings: Settings, options: Options) -> Loaded:
         raise UserError(
             f"--batch_size {settings.batch_size} must divide --num_chains {settings.num_chains}."
         )
+    if settings.ais_chains > settings.num_samples:
+        raise UserError(
+            f"--ais_chains {settings.ais_chains} must be at most --num_samples "
+            f"{settings.num_samples}: annealing backwards begins at samples."
+        )
     params = data.load_rbm(settings.rbm) if settings.rbm else None
     size = None if params is None else len(params["params"]["a"])
     images = data.load_binary(settings.dataset, data_dir=options.data_dir, num_visible=size)

@@ -23,8 +23,9 @@ class BridgeLogZ(NamedTuple):
       value: the estimate.
       stderr: one standard error, by the delta rule for the ratio of two independent means.
       low, high: the value less and plus three standard errors.
-      thesis_low, thesis_high: the wider interval of the thesis: the upper end of one
-        mean over the lower end of the other; infinite where a lower end is not positive.
+      thesis_low, thesis_high: the wider interval of the thesis, by the rule of its released
+        code: the upper end of one mean over the lower end of the other; infinite where a
+        lower end is not positive.
       num_proposal, num_target: samples of each.
       effective_proposal, effective_target: effective samples of each of the two means.
       num_infinite: log-weights that are infinite, where p̄ or q is 0.

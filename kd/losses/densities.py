@@ -62,8 +62,8 @@ def log_density_square_error(
     the teacher. For :math:`c > \log Z` this fails, however little: a student that scales
     all densities by :math:`e^{\log Z - c}`, and gives the mass this frees to where the
     teacher hardly ever is, has less of it. The teacher then is still stationary, and a local
-    minimum up to :math:`c = \log Z + 1`. As :math:`c \to -\infty` the loss becomes
-    `negative_log_likelihood`, times :math:`\log Z - c`.
+    minimum up to :math:`c = \log Z + 1`. As :math:`c \to -\infty` the loss becomes,
+    up to a constant, `negative_log_likelihood` times :math:`\log Z - c`.
 
     Args:
       student_log_density: scalar, nats: :math:`\log p(x \mid \theta)`, normalised.

@@ -30,8 +30,9 @@ class RBM(nn.Module):
 
     Reference:
       Papamakarios (2015), "Distilling Model Knowledge", (4.30). Weights start from
-      :math:`\mathcal{N}(0, 0.01^2)`, biases from 0, as Hinton (2010), "A practical guide
-      to training restricted Boltzmann machines", section 8, advises.
+      :math:`\mathcal{N}(0, 0.01^2)`, hidden biases from 0, as Hinton (2010), "A practical
+      guide to training restricted Boltzmann machines", section 8, advises; visible biases
+      from 0 too, which he would rather set to the data's log-odds: `init` sees no data.
     """
 
     num_visible: int

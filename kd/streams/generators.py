@@ -190,7 +190,8 @@ def nearest_neighbours(x: Array, *, block_size: int = 1000) -> Array:
 
     def nearest(index: Array) -> Array:
         # Without the example's own square, which is the same for all others.
-        distances = squares - 2 * flat @ flat[index]
+        products = jnp.matmul(flat, flat[index], precision=jax.lax.Precision.HIGHEST)
+        distances = squares - 2 * products
         return jnp.argmin(distances.at[index].set(jnp.inf)).astype(jnp.int32)
 
     indices = jnp.arange(len(flat))

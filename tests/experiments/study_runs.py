@@ -95,18 +95,14 @@ def flags_of(settings: dict) -> list[str]:
 
 
 def environment(cache: Path | None = None, fills_cache: bool = False) -> dict[str, str]:
-    """Of a run on the CPU that compiles in haste: its bits are those of other such runs alone.
+    """Of a run on the CPU.
 
     Args:
       cache: where compiled programs are kept, so that another run need not compile them.
       fills_cache: write them there. A run that may be killed must not: what it tears, the
         next one would complain of.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    variables = {
-        "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
-        "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0".strip(),
-    }
+    variables = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
     if cache is not None:
         variables |= {
             "JAX_COMPILATION_CACHE_DIR": str(cache),

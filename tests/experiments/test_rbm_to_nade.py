@@ -176,6 +176,8 @@ def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path)
             {"rbm": "", "rbm_hidden": 21, "dataset": "digits"},
             "hidden or visible units, not 64 x 21.",
         ),
+        ({"ais_chains": 501}, "--ais_chains 501 must be at most --num_samples 500"),
+        ({"ais_steps": 1}, "--ais_steps must be an integer and >= 2"),
         ({"batch_size": 30}, "--batch_size 30 must divide --num_chains 40."),
         ({"rbm": "nowhere.npz"}, "nowhere.npz: no such file."),
         ({"dataset": "digits"}, "digits: train and test must have 9 pixels"),
