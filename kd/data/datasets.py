@@ -1,6 +1,7 @@
 """Labelled image data sets as arrays, from scikit-learn, TFDS or a file of one's own."""
 
 import hashlib
+import importlib.util
 import os
 import zipfile
 from collections.abc import Sequence
@@ -156,16 +157,27 @@ def validate(dataset: Dataset, *, source: str) -> Dataset:
 
 
 def _load_digits() -> Dataset:
+    table = _read_digits()
+    # A fixed shuffle: the file goes writer by writer. So a writer may be in both parts,
+    # which makes the test easier than one with new writers.
+    table = table[np.random.default_rng(0).permutation(len(table))]
+    x = (table[:, :-1].reshape(-1, 8, 8, 1) / 16.0).astype(np.float32)
+    y = table[:, -1].astype(np.int32)
+    test, train = slice(None, DIGITS_NUM_TEST), slice(DIGITS_NUM_TEST, None)
+    return validate(Dataset(x[train], y[train], x[test], y[test], 10), source="digits")
+
+
+def _read_digits() -> np.ndarray:
+    """Pixels, 0 to 16, and label of each of scikit-learn's digits, `[1797, 65]`."""
+    # Its file, where it is as ever: importing scikit-learn takes longer than all else here.
+    package = importlib.util.find_spec("sklearn").submodule_search_locations[0]
+    path = Path(package, "datasets", "data", "digits.csv.gz")
+    if path.exists():
+        return np.loadtxt(path, delimiter=",")
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # A fixed shuffle: the file goes writer by writer. So a writer may be in both parts,
-    # which makes the test easier than one with new writers.
-    order = np.random.default_rng(0).permutation(len(digits.target))
-    x = (digits.images[order] / 16.0).astype(np.float32)[..., None]
-    y = digits.target[order].astype(np.int32)
-    test, train = slice(None, DIGITS_NUM_TEST), slice(DIGITS_NUM_TEST, None)
-    return validate(Dataset(x[train], y[train], x[test], y[test], 10), source="digits")
+    return np.column_stack([digits.data, digits.target])
 
 
 def _find_tfds(name: str, data_dir: str | os.PathLike | None) -> Path:

@@ -1,10 +1,12 @@
 """Data sets: their exact content where it is known, and one line for everything that is bad."""
 
+import importlib.util
 import json
 import math
 import os
 import pickle
 import shutil
+import types
 import zipfile
 from pathlib import Path
 
@@ -45,8 +47,12 @@ def message_of(name, **options):
 # Digits.
 
 
-def test_digits_are_scikit_learns():
-    """Every image is there once, with its own label, and nothing else."""
+@pytest.mark.parametrize("has_file", [True, False])
+def test_digits_are_scikit_learns(has_file, monkeypatch):
+    """Every image is there once, with its own label, and nothing else; wherever they come from."""
+    if not has_file:
+        elsewhere = types.SimpleNamespace(submodule_search_locations=["nowhere"])
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: elsewhere)
     dataset = data.load("digits")
     assert dataset.train_x.shape == (1200, 8, 8, 1) and dataset.test_x.shape == (597, 8, 8, 1)
     assert dataset.train_y.shape == (1200,) and dataset.test_y.shape == (597,)

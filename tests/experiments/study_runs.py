@@ -53,14 +53,14 @@ def write_npz(path, *, seed=0, dtype=np.uint8, changes=()):
 # The least there is: one condition, one repeat.
 ONE = TINY | {"loss": "ce", "num_repeats": 1, "teacher_epochs": 4}
 # For interruptions: two conditions, of which one asks the teacher as it goes, ten batches at
-# a time; a checkpoint at each of 36 + 8 + 16 + 16 steps.
+# a time; a checkpoint at each of 12 + 8 + 14 + 14 steps.
 TWO = TINY | {
     "loss": "ce,dse_projected",
     "num_repeats": 2,
     "batch_size": 200,
-    "teacher_epochs": 6,
+    "teacher_epochs": 2,
     "direct_epochs": 8,
-    "student_epochs": 16,
+    "student_epochs": 14,
     "checkpoint_seconds": 0,
 }
 GENERATORS = ("dataset", "noise")  # The others, which train a model first, have a run of their own.
