@@ -25,6 +25,7 @@ NAMES = {
 }
 GRID = 6
 NUM_SORTED = 500
+MOST_DRAWN = np.array([-100.0, 100.0])  # Of an interval, nats.
 
 Students = dict[tuple[str, int], tuple[NADE, PyTree]]
 
@@ -113,8 +114,9 @@ def _log_z(found: "Found") -> plt.Figure:
     figure, axis = plt.subplots(figsize=(7, 0.6 + 0.26 * len(names)), layout="constrained")
     for place, name in enumerate(names):
         estimate = found[name]
-        low = max(estimate["low"], estimate["value"] - 100)
-        axis.plot([low, estimate["high"]], [place, place], color="#0072B2", lw=1)
+        # An end may be infinite.
+        low, high = np.clip([estimate["low"], estimate["high"]], *estimate["value"] + MOST_DRAWN)
+        axis.plot([low, high], [place, place], color="#0072B2", lw=1)
         axis.plot(estimate["value"], place, "o", ms=4, color="#0072B2")
     axis.axvline(reference(found), color="black", lw=1)
     axis.set_yticks(range(len(names)), map(title, names))

@@ -57,7 +57,9 @@ def rows(
         value, stderr = estimate["value"], estimate["stderr"]
         made.append(Row(f"log_z.{name}", value, stderr, 1, "nats", paper))
         made += [
-            Row(f"log_z.{_within(name, e)}", estimate[e], None, 1, "nats") for e in ("low", "high")
+            Row(f"log_z.{_within(name, end)}", estimate[end], None, 1, "nats")
+            for end in ("low", "high")
+            if np.isfinite(estimate[end])  # JSON has no infinity: such an end has no row.
         ]
     shares, num_repeats = covered
     for name, share in shares.items():
@@ -113,7 +115,10 @@ def show(summary: dict[str, Any], workdir: Path) -> None:
     lines = []
     for name in names:
         row = by_name[f"log_z.{name}"]
-        low, high = (by_name[f"log_z.{_within(name, end)}"]["value"] for end in ("low", "high"))
+        low, high = (
+            by_name.get(f"log_z.{_within(name, end)}", {"value": infinity})["value"]
+            for end, infinity in (("low", -np.inf), ("high", np.inf))
+        )
         line = [
             title(name),
             f"{row['value']:.3f}",

@@ -11,8 +11,9 @@ import study_runs
 from PIL import Image
 from scipy import special
 
+from experiments import report
 from experiments.flags import resolve
-from experiments.rbm_to_nade import study
+from experiments.rbm_to_nade import study, tables
 from experiments.rbm_to_nade.estimates import exact_log_z
 from experiments.rbm_to_nade.settings import Settings
 from experiments.rbm_to_nade.study import Teacher, make_optimizer
@@ -205,6 +206,17 @@ def test_adam_ends_at_rest():
             sizes[name].append(-float(update))
     np.testing.assert_allclose(sizes["adam"], 0.01 * np.linspace(1, 0, 101), atol=1e-6)
     assert sizes["adadelta"][-1] > sizes["adadelta"][0] > 0
+
+
+def test_an_infinite_end_is_shown_and_is_no_number_in_the_summary(tmp_path, capsys):
+    teacher = Teacher(RBM(2, 1), {"params": {"w": np.zeros((2, 1)), "b": np.zeros(1)}}, True)
+    found = {"exact": 1.0, "ais": 1.2}
+    found = {n: {"value": v, "stderr": 0.5, "low": -np.inf, "high": 2.0} for n, v in found.items()}
+    rows = tables.rows(teacher, 0.0, found, ({}, 0), {("kl", 3): np.zeros(4)}, np.zeros(4))
+    content = report.summary("rbm_to_nade", "quick", 1.0, rows)
+    content = json.loads(json.dumps(content, allow_nan=False))
+    tables.show(content, tmp_path)
+    assert "│ AIS         │    1.200 │ (-inf, 2.000) │" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (13, 14)])
