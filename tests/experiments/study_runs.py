@@ -1,8 +1,12 @@
 """Tiny runs of the study in processes of their own, and how to compare two of them."""
 
+import contextlib
 import csv
 import dataclasses
+import importlib
+import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from orbax.checkpoint import v1 as ocp
 
 from experiments.compress_ensemble.settings import LOSSES
@@ -199,15 +202,42 @@ def interrupt(
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def refusal(study_run: Callable, settings_class: type, workdir: Path, settings: dict) -> str:
-    """The line with which a study refuses to run; in this process, for there are many such."""
+def run_here(workdir: Path, settings: dict, *, module: str = MODULE) -> Finished:
+    """As `run`, in this process, which has its imports and its compiled programs already."""
+    settings_class = importlib.import_module(f"{module}.settings").Settings
     names = {field.name for field in dataclasses.fields(settings_class)}
     given = {name: str(value) for name, value in settings.items() if name in names}
     options = {name: value for name, value in settings.items() if name not in names}
-    with pytest.raises(UserError) as caught:
-        study_run("quick", resolve(settings_class, "quick", given), Options(workdir, **options))
-    (line,) = str(caught.value).splitlines()
-    return line
+    stdout, stderr, returncode = io.StringIO(), io.StringIO(), 0
+    handler = logging.StreamHandler(stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(stdout):
+            importlib.import_module(f"{module}.study").run(
+                "quick", resolve(settings_class, "quick", given), Options(workdir, **options)
+            )
+    except UserError as error:
+        stderr.write(f"error: {error}\n")
+        returncode = 1
+    finally:
+        logging.getLogger().removeHandler(handler)
+    return Finished(workdir, settings, returncode, stdout.getvalue(), stderr.getvalue(), None)
+
+
+def succeed_here(workdir: Path, settings: dict, **options) -> Finished:
+    result = run_here(workdir, settings, **options)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def refusal(workdir: Path, settings: dict, **options) -> str:
+    """The line with which a study refuses to run, after its warnings."""
+    result = run_here(workdir, settings, **options)
+    assert result.returncode == 1, result.stdout
+    lines = result.stderr.splitlines()
+    return one_line("".join(f"{x}\n" for x in lines if not x.startswith("warning: ")))
 
 
 def one_line(stderr: str) -> str:

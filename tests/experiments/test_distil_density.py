@@ -12,7 +12,7 @@ import study_runs
 from PIL import Image
 from scipy import stats
 
-from experiments.distil_density import quadrature, routes, study, tables, teachers
+from experiments.distil_density import quadrature, routes, tables, teachers
 from experiments.distil_density.settings import LOSSES, TEACHERS, Settings
 from experiments.flags import UserError, resolve
 from kd import models
@@ -45,7 +45,7 @@ PHASES = {
 
 
 def refused(workdir, settings):
-    return study_runs.refusal(study.run, Settings, workdir, settings)
+    return study_runs.refusal(workdir, settings, module=MODULE)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_the_table_at_the_end(finished):
 
 def test_a_finished_run_is_shown_and_not_redone(finished):
     before = (finished.path / "summary.json").read_bytes()
-    again = study_runs.succeed(finished.path, TINY, module=MODULE)
+    again = study_runs.succeed_here(finished.path, TINY, module=MODULE)
     assert "student[" not in again.stdout
     assert "logistic, se+kl" in again.stdout
     assert (finished.path / "summary.json").read_bytes() == before
@@ -190,7 +190,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(finished, tmp_path
         stopped = study_runs.interrupt(process, when, signal.SIGKILL)
         assert stopped.returncode == -signal.SIGKILL
         assert not (path / "summary.json").exists()
-    resumed = study_runs.succeed(path, TINY, module=MODULE, cache=finished.cache)
+    resumed = study_runs.succeed_here(path, TINY, module=MODULE)
     assert "done before" in resumed.stdout
     study_runs.assert_same_bits(resumed, finished)
 

@@ -17,6 +17,8 @@ from study_runs import (
     write_npz,
 )
 
+from kd.data import datasets
+
 PHASES = ["teacher", "direct-0.2", "student-ce-dataset-0.2", "student-dse_projected-dataset-0.2"]
 PROGRESS = ("teacher  ", "direct[", "student[")
 LAST_STEPS = [12, 8, 14, 14]
@@ -110,7 +112,7 @@ def test_lost_metrics_are_made_again(run_two, tmp_path):
     left = [row for row in rows if phase not in row]
     left.remove(next(row for row in rows if row.startswith("direct[0.2],5,")))
     (path / "metrics.csv").write_text("".join(left))
-    done = study_runs.succeed(path, TWO, cache=run_two.cache)
+    done = study_runs.succeed_here(path, TWO)
     assert done.stderr == "".join(
         f"warning: metrics.csv lost rows of {lost}; that phase begins again.\n"
         for lost in ("direct[0.2]", phase)
@@ -160,7 +162,7 @@ def test_damaged_checkpoints_are_fallen_back_from(run_two, tmp_path):
     with open(path / "metrics.csv", "a") as file:
         file.write('"student[dse_projected,dataset,0.2]",14,0.66')  # A torn row.
 
-    done = study_runs.succeed(path, TWO, cache=run_two.cache)
+    done = study_runs.succeed_here(path, TWO)
     assert done.stderr.splitlines() == [
         f"warning: checkpoint {name} is damaged; falling back to the one before it."
         for name in (teacher[-1].name, ce[-1].name, ce[-2].name, projected[-1].name)
@@ -194,12 +196,12 @@ def test_a_full_disk(run_two, tmp_path):
     # The rows of the step that could not be saved are there; they are written again.
     assert num_rows(path, '"student[dse_projected') == 1
 
-    done = study_runs.succeed(path, TWO, cache=run_two.cache)
+    done = study_runs.succeed_here(path, TWO)
     assert done.stderr == ""
     assert_same_bits(done, run_two)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     """One training example in 200 overflows float32; the run ends where it first comes up."""
     path = tmp_path / "run"
     changes = [("train_x", 123, 3e38)]
@@ -210,10 +212,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         "num_members": 3,
         "checkpoint_seconds": 0,
     }
-    code = "from kd.data import datasets; datasets.LARGEST_INPUT = float('inf')\n" + RUN
-    failed = study_runs.run(path, settings, code=code)
-    assert failed.returncode == 1
-    line = one_line(failed.stderr)
+    monkeypatch.setattr(datasets, "LARGEST_INPUT", float("inf"))
+    line = study_runs.refusal(path, settings)
     (word,) = [w for w in line.replace(".", " ").split() if w.isdigit()]
     step = int(word)
     assert line.startswith(f"error: the loss became NaN or infinite at step {step}. ")
@@ -226,6 +226,5 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert checkpoints(path, "teacher")[-1].name == f"step_{step - 1:09d}"
     assert not (path / "summary.json").exists()
 
-    again = study_runs.run(path, settings, code=code)
-    assert again.returncode == 1 and again.stderr == failed.stderr
+    assert study_runs.refusal(path, settings) == line
     assert checkpoints(path, "teacher")[-1].name == f"step_{step - 1:09d}"

@@ -8,9 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import study_runs
-from study_runs import TINY, one_line, write_npz
+from study_runs import TINY, write_npz
 
-from experiments.compress_ensemble import study
 from experiments.compress_ensemble.settings import Settings
 from experiments.flags import resolve
 from kd import data
@@ -177,7 +176,7 @@ def settings_of(case, folder, request):
 def refused(settings):
     settings = dict(settings)
     workdir = settings.pop("workdir")
-    return study_runs.refusal(study.run, Settings, workdir, settings)
+    return study_runs.refusal(workdir, settings)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -204,18 +203,17 @@ def test_a_refused_workdir_is_left_as_it_was(tmp_path, request, run_one):
 
 def test_a_cache_too_small_and_a_larger_one_that_mends_it(run_one, tmp_path):
     """`--cache_gb` decides no result: the run goes on, to the bits of one that had enough."""
-    path, cache = tmp_path / "run", run_one.cache
+    path = tmp_path / "run"
     # As if it had been killed before its student: the ensemble and the baseline are there.
     shutil.copytree(run_one.path, path)
     (path / "summary.json").unlink()
     shutil.rmtree(path / "checkpoints" / "student-ce-dataset-0.2")
-    failed = study_runs.run(path, run_one.settings | {"cache_gb": 1e-6}, cache=cache)
-    assert failed.returncode == 1
+    refused = study_runs.refusal(path, run_one.settings | {"cache_gb": 1e-6})
     # 240 examples of 10 log-probabilities of 4 bytes.
-    assert one_line(failed.stderr).startswith(
+    assert refused.startswith(
         "error: the teacher's labels would take 9.6 kB, and --cache_gb allows 1e-06: raise it"
     )
     assert not (path / "summary.json").exists()
-    done = study_runs.succeed(path, run_one.settings | {"cache_gb": 1e-5}, cache=cache)
+    done = study_runs.succeed_here(path, run_one.settings | {"cache_gb": 1e-5})
     assert "240 examples: 9.6 kB of 1e-05 GB allowed" in done.stdout
     study_runs.assert_same_bits(done, run_one)

@@ -13,7 +13,7 @@ from scipy import special
 
 from experiments import report
 from experiments.flags import resolve
-from experiments.rbm_to_nade import study, tables
+from experiments.rbm_to_nade import tables
 from experiments.rbm_to_nade.estimates import exact_log_z
 from experiments.rbm_to_nade.settings import Settings
 from experiments.rbm_to_nade.study import Teacher, make_optimizer
@@ -162,7 +162,7 @@ def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path)
     estimates = json.loads((path / "estimates.json").read_text())
     kept = {name: estimates[name] for name in ESTIMATES[:5]}
     (path / "estimates.json").write_text(json.dumps(kept))
-    again = study_runs.succeed(path, run.settings, module=MODULE, cache=folder)
+    again = study_runs.succeed_here(path, run.settings, module=MODULE)
     assert again.stdout.count("done before") == 3 and again.stdout.count("goes on from here") == 1
     study_runs.assert_same_bits(again, run)
     assert json.loads((path / "estimates.json").read_text()) == estimates
@@ -189,7 +189,7 @@ def test_a_mistake_is_one_line(inputs, tmp_path, changes, expected):
     folder, _, _ = inputs
     settings = SETTINGS | {"rbm": folder / "rbm.npz", "dataset": folder / "images.npz"}
     path = tmp_path / "run"
-    assert expected in study_runs.refusal(study.run, Settings, path, settings | changes)
+    assert expected in study_runs.refusal(path, settings | changes, module=MODULE)
     assert not (tmp_path / "run").exists()
 
 

@@ -327,7 +327,7 @@ def snapshot(path):
 
 def test_a_finished_run_is_shown_and_not_redone(run_one):
     before = snapshot(run_one.path)
-    again = study_runs.succeed(run_one.path, run_one.settings)
+    again = study_runs.succeed_here(run_one.path, run_one.settings)
     assert snapshot(run_one.path) == before
     assert again.stderr == ""
     # The table alone, to the letter: no phase's progress before it.
@@ -340,10 +340,10 @@ def test_a_finished_run_that_cannot_be_written_is_shown(run_one, tmp_path):
     shutil.copytree(run_one.path, path)
     (path / ".lock").unlink()
     (path / ".lock").mkdir()  # As good as a file system that is read-only.
-    again = study_runs.succeed(path, run_one.settings)
+    again = study_runs.succeed_here(path, run_one.settings)
     assert again.stderr == "" and again.stdout.startswith("digits, 1,200 training")
     shutil.rmtree(path / "student")
-    refused = study_runs.run(path, run_one.settings)
+    refused = study_runs.run_here(path, run_one.settings)
     warning, error = refused.stderr.splitlines()
     assert refused.returncode == 1 and warning.endswith("lost its student, made again now.")
     assert error.startswith(f"error: --workdir {path} cannot be written")
@@ -353,7 +353,7 @@ def test_a_finished_run_that_lost_its_student_makes_it_again(run_one, tmp_path):
     path = tmp_path / "run"
     shutil.copytree(run_one.path, path)
     shutil.rmtree(path / "student")
-    again = study_runs.succeed(path, run_one.settings, cache=run_one.cache)
+    again = study_runs.succeed_here(path, run_one.settings)
     assert again.stderr == f"warning: {path} lost its student, made again now.\n"
     assert again.stdout.count("done before") == 3
     study_runs.assert_same_bits(again, run_one)
@@ -516,7 +516,7 @@ def test_a_borrowed_ensemble_gives_the_same_students(run_one, tmp_path):
     before = snapshot(run_one.path)
     try:
         settings = run_one.settings | {"teacher_from": run_one.path}
-        borrower = study_runs.succeed(tmp_path / "run", settings, cache=run_one.cache)
+        borrower = study_runs.succeed_here(tmp_path / "run", settings)
         assert snapshot(run_one.path) == before
     finally:
         (stray / "half").unlink()
