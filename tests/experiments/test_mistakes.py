@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import study_runs
-from study_runs import TINY, write_npz
+from study_runs import TINY, one_line, write_npz
 
 from experiments.compress_ensemble.settings import Settings
 from experiments.flags import resolve
@@ -180,14 +180,19 @@ def refused(settings):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_mistake_is_one_line(case, tmp_path, request, capsys, caplog):
+def test_a_mistake_is_one_line(case, tmp_path, request, caplog):
     settings = settings_of(case, tmp_path, request)
-    assert CASES[case][1].format(folder=tmp_path) in refused(settings)
+    workdir = settings.pop("workdir")
+    failed = study_runs.run_here(workdir, settings)
+    assert failed.returncode == 1
+    assert CASES[case][1].format(folder=tmp_path) in one_line(
+        "".join(f"{x}\n" for x in failed.stderr.splitlines() if not x.startswith("warning: "))
+    )
     # Only the checkpoint that was damaged on purpose is warned of.
     assert len(caplog.records) == (case == "damaged ensemble")
     assert not (tmp_path / "run" / "summary.json").exists()
     if case in KNOWN_AT_ONCE:
-        assert capsys.readouterr() == ("", "")
+        assert failed.stdout == ""
         assert not (tmp_path / "run").exists()
 
 
