@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def check_rank(name: str, value: Any, rank: int) -> None:
@@ -80,8 +81,15 @@ def check_binary(name: str, value: Any) -> None:
     """Raises ValueError unless `value` holds zeros and ones alone; traced values pass."""
     if isinstance(value, jax.core.Tracer):
         return
-    if not bool(jnp.all((value == 0) | (value == 1))):
+    value = np.asarray(value)  # In NumPy: under jit, JAX would trace even what is concrete.
+    if not np.all((value == 0) | (value == 1)):
         raise ValueError(f"{name} must hold zeros and ones alone.")
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Raises ValueError unless all of `value` is finite; traced values pass."""
+    if not isinstance(value, jax.core.Tracer) and not np.all(np.isfinite(np.asarray(value))):
+        raise ValueError(f"{name} must be finite.")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:

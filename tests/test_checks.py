@@ -128,6 +128,25 @@ def test_check_binary():
     jax.jit(lambda a: checks.check_binary("a", a))(2.0)
 
 
+def test_check_finite():
+    for value in (jnp.array([0.0, -1.0]), np.array([2]), jnp.zeros((0, 3)), 1):
+        checks.check_finite("a", value)
+    for value in (jnp.array([0.0, jnp.inf]), np.array([[np.nan]]), -np.inf):
+        refused(ValueError, "a must be finite.", checks.check_finite, "a", value)
+    jax.jit(lambda a: checks.check_finite("a", a))(np.inf)
+
+
+def test_concrete_arrays_are_checked_under_jit_too():
+    """A function that is traced may have captured a data set, which is not."""
+    for check, good, bad in (
+        (checks.check_binary, jnp.array([0.0, 1.0]), jnp.array([0.0, 2.0])),
+        (checks.check_finite, jnp.array([0.0, 1.0]), jnp.array([0.0, jnp.nan])),
+    ):
+        jax.jit(lambda: check("a", good))()  # noqa: B023
+        with pytest.raises(ValueError, match="a must"):
+            jax.jit(lambda: check("a", bad))()  # noqa: B023
+
+
 def test_check_choice():
     checks.check_choice("a", None, (None, "b"))
     refused(

@@ -122,8 +122,7 @@ def _checked_params(
             )
     for name, value in (("w", w), ("a", a), ("b", b), ("base_rate_logits", base)):
         checks.check_floating(name, value)
-        if not bool(jnp.all(jnp.isfinite(value))):
-            raise ValueError(f"{name} must be finite.")
+        checks.check_finite(name, value)
     return w, a, b, base
 
 

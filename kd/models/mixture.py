@@ -256,5 +256,5 @@ def _inverse(factors: Array) -> Array:
 
 
 def _check_positive(name: str, value: Array) -> None:
-    if not isinstance(value, jax.core.Tracer) and not bool(jnp.all(value > 0)):
+    if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) > 0):
         raise ValueError(f"{name} must be positive, got {np.asarray(value).tolist()}.")

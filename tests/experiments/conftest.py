@@ -1,11 +1,11 @@
-"""Finished runs of the study, made once a session, two at a time, and shared by the tests."""
+"""Finished runs of the study, each made once a session, by the first test that asks for it."""
 
-import concurrent.futures
 import fcntl
 import json
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -13,89 +13,59 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import study_runs  # noqa: E402
 
-WORKER = os.environ.get("PYTEST_XDIST_WORKER")  # None where one process runs all tests.
+from experiments.compress_ensemble import settings as study_settings  # noqa: E402
 
 
-class Runs:
-    """Runs by name, each started when first asked for, or early, when a thread is free.
-
-    Attributes:
-      folder: of the session's runs, which every process of the session sees.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._pool = concurrent.futures.ThreadPoolExecutor(1 if WORKER else 2)
-        self._futures = {}
-
-    def submit(self, name: str, fn, *arguments, **options) -> concurrent.futures.Future:
-        if name not in self._futures:
-            self._futures[name] = self._pool.submit(fn, *arguments, **options)
-        return self._futures[name]
-
-    def start(self, name: str) -> concurrent.futures.Future:
-        workdir, cache = self.folder / name / "run", self.folder / name / "cache"
-        workdir.parent.mkdir(exist_ok=True, parents=True)
-        settings, options = {
-            "one": (study_runs.ONE, {"cache": cache, "fills_cache": True}),
-            "two": (study_runs.TWO, {"cache": cache, "fills_cache": True}),
-            "all": (study_runs.ALL, {"code": study_runs.ALL_CODE}),
-            "own": (study_runs.OWN, {"code": study_runs.OWN_CODE}),
-        }[name]
-        if name == "own":
-            # A name that a figure would take for mathematics, and a table for markup.
-            settings = settings | {"dataset": workdir.parent / "my $x_$ [b] data.npz"}
-        return self.submit(name, _succeed_once, workdir, settings, **options)
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+@pytest.fixture(scope="session")
+def runs_folder(tmp_path_factory):
+    """One folder for all the processes of the session."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs"
 
 
-def _succeed_once(workdir: Path, settings: dict, **options) -> study_runs.Finished:
-    """A run that the first process to ask for it makes, while the others wait."""
-    kept = workdir.parent / "finished.json"
-    with open(workdir.parent / "lock", "w") as lock:
+def succeed_once(folder: Path, settings: dict, succeed) -> study_runs.Finished:
+    """A run in `folder`; another process that asks for it waits for the one that makes it."""
+    folder.mkdir(exist_ok=True, parents=True)
+    kept = folder / "finished.json"
+    with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
-            if isinstance(settings["dataset"], Path):
-                study_runs.write_npz(settings["dataset"])
-            made = study_runs.succeed(workdir, settings, **options)
+            made = succeed(folder / "run", settings)
             kept.write_text(json.dumps({"stdout": made.stdout, "stderr": made.stderr}))
         texts = json.loads(kept.read_text())
-    return study_runs.Finished(workdir, settings, returncode=0, cache=options.get("cache"), **texts)
+    return study_runs.Finished(folder / "run", settings, returncode=0, **texts)
 
 
 @pytest.fixture(scope="session")
-def runs(request, tmp_path_factory):
-    base = tmp_path_factory.getbasetemp()
-    made = Runs((base.parent if WORKER else base) / "runs")
-    needed = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
-    for name in ("two", "one", "all", "own"):
-        if f"run_{name}" in needed:
-            made.start(name)
-    yield made
-    made.close()
+def run_one(runs_folder):
+    """One condition, one repeat; in a process of its own, as a user's."""
+    return succeed_once(runs_folder / "one", study_runs.ONE, study_runs.succeed)
 
 
 @pytest.fixture(scope="session")
-def run_one(runs):
-    """One condition, one repeat."""
-    return runs.start("one").result()
-
-
-@pytest.fixture(scope="session")
-def run_two(runs):
+def run_two(runs_folder):
     """Two conditions, two repeats, a checkpoint at every step: never interrupted."""
-    return runs.start("two").result()
+    return succeed_once(runs_folder / "two", study_runs.TWO, study_runs.succeed_here)
 
 
 @pytest.fixture(scope="session")
-def run_all(runs):
+def run_all(runs_folder):
     """Every loss on every generator."""
-    return runs.start("all").result()
+    with study_runs.unverified_exports():
+        return succeed_once(runs_folder / "all", study_runs.ALL, study_runs.succeed_here)
 
 
 @pytest.fixture(scope="session")
-def run_own(runs):
+def run_own(runs_folder):
     """A data set of one's own, `--grid`, soft targets with labels, TensorBoard."""
-    return runs.start("own").result()
+    # A name that a figure would take for mathematics, and a table for markup.
+    path = runs_folder / "own" / "my $x_$ [b] data.npz"
+
+    def succeed(workdir, settings):
+        study_runs.write_npz(path)
+        return study_runs.succeed_here(workdir, settings)
+
+    # A grid of one loss and one generator.
+    grid = {"LOSSES": ("soft_target",), "GENERATORS": ("dataset",)}
+    with mock.patch.multiple(study_settings, **grid), study_runs.unverified_exports():
+        return succeed_once(path.parent, study_runs.OWN | {"dataset": path}, succeed)

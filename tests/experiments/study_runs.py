@@ -15,7 +15,9 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
+import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -76,8 +78,6 @@ ALL = TINY | {
     "student_epochs": 0.5,
 }
 RUN = f"import runpy; runpy.run_module('{MODULE}', run_name='__main__')\n"
-# Twelve exports, believed as they are written: that they are verified is tested elsewhere.
-ALL_CODE = "from kd.export import writing; writing.verify = lambda *_, **__: None\n" + RUN
 # A data set of one's own, the grid (of one loss and one generator), TensorBoard.
 OWN = TINY | {
     "grid": "true",
@@ -87,56 +87,41 @@ OWN = TINY | {
     "label_weight": 0.25,
     "tensorboard": "true",
 }
-OWN_CODE = (
-    "from experiments.compress_ensemble import settings\n"
-    "settings.LOSSES, settings.GENERATORS = ('soft_target',), ('dataset',)\n" + RUN
-)
 
 
 def flags_of(settings: dict) -> list[str]:
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
-def environment(cache: Path | None = None, fills_cache: bool = False) -> dict[str, str]:
-    """Of a run on the CPU.
+def environment() -> dict[str, str]:
+    """Of a run on the CPU, which finds the programs that this process has compiled.
 
-    Args:
-      cache: where compiled programs are kept, so that another run need not compile them.
-      fills_cache: write them there. A run that may be killed must not: what it tears, the
-        next one would complain of.
+    It adds none: it may be killed, and what it tears the next one would complain of.
     """
-    variables = {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
-    if cache is not None:
-        variables |= {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0" if fills_cache else "1e9",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
-    return inherited | variables
+    return os.environ | {
+        "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9",
+    }
 
 
 def start(
     workdir: Path,
     settings: dict,
     *,
-    cache: Path | None = None,
-    fills_cache: bool = False,
     module: str = MODULE,
     code: str | None = None,
-    **options,
 ) -> subprocess.Popen:
     """Starts a run; `code` is a program that ends by running the module."""
     program = ["-c", code] if code else ["-m", module]
     return subprocess.Popen(
         [sys.executable, *program, f"--workdir={workdir}", *flags_of(settings)],
         cwd=ROOT,
-        env=environment(cache, fills_cache),
+        env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 
@@ -149,7 +134,6 @@ class Finished:
     returncode: int
     stdout: str
     stderr: str
-    cache: Path | None
 
     def summary(self) -> dict:
         return json.loads((self.path / "summary.json").read_text())
@@ -166,17 +150,14 @@ class Finished:
         return phases
 
 
-def finish(process: subprocess.Popen, workdir: Path, settings: dict, cache=None) -> Finished:
+def run(workdir: Path, settings: dict, **options) -> Finished:
+    """A run from start to end, whatever its end."""
+    process = start(workdir, settings, **options)
     try:
         stdout, stderr = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
-    return Finished(workdir, settings, process.returncode, stdout, stderr, cache)
-
-
-def run(workdir: Path, settings: dict, *, cache: Path | None = None, **options) -> Finished:
-    """A run from start to end, whatever its end."""
-    return finish(start(workdir, settings, cache=cache, **options), workdir, settings, cache)
+    return Finished(workdir, settings, process.returncode, stdout, stderr)
 
 
 def succeed(workdir: Path, settings: dict, **options) -> Finished:
@@ -223,13 +204,18 @@ def run_here(workdir: Path, settings: dict, *, module: str = MODULE) -> Finished
         returncode = 1
     finally:
         logging.getLogger().removeHandler(handler)
-    return Finished(workdir, settings, returncode, stdout.getvalue(), stderr.getvalue(), None)
+    return Finished(workdir, settings, returncode, stdout.getvalue(), stderr.getvalue())
 
 
 def succeed_here(workdir: Path, settings: dict, **options) -> Finished:
     result = run_here(workdir, settings, **options)
     assert result.returncode == 0, result.stderr
     return result
+
+
+def unverified_exports():
+    """Exports are believed as they are written: each would be run by a process of its own."""
+    return mock.patch("kd.export.writing.verify")
 
 
 def refusal(workdir: Path, settings: dict, **options) -> str:

@@ -31,7 +31,6 @@ TINY = {
     "thinning": 2,
     "floor_steps": 4,
     "grid_points": 80,
-    "checkpoint_seconds": 0,
 }
 PHASES = {
     f"{phase},{teacher}{rest}]": steps
@@ -50,9 +49,8 @@ def refused(workdir, settings):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distil_density")
-    cache = folder / "cache"
-    return study_runs.succeed(folder / "run", TINY, module=MODULE, cache=cache, fills_cache=True)
+    path = tmp_path_factory.mktemp("distil_density") / "run"
+    return study_runs.succeed_here(path, TINY, module=MODULE)
 
 
 # A run.
@@ -178,18 +176,14 @@ def test_a_finished_run_is_shown_and_not_redone(finished):
     assert (finished.path / "summary.json").read_bytes() == before
 
 
-def test_a_run_killed_again_and_again_ends_with_the_same_bits(finished, tmp_path):
-    """In the second stage of a route on chains, and while an export is written."""
+def test_a_killed_run_ends_with_the_same_bits(finished, tmp_path):
+    """In the second stage of a route on chains, and in a process of its own."""
     path = tmp_path / "run"
-
-    for when in (
-        lambda: study_runs.checkpoints(path, "student-se+kl-logistic-kl"),
-        lambda: list((path / "student").glob(".banana*/student.safetensors")),
-    ):
-        process = study_runs.start(path, TINY, module=MODULE, cache=finished.cache)
-        stopped = study_runs.interrupt(process, when, signal.SIGKILL)
-        assert stopped.returncode == -signal.SIGKILL
-        assert not (path / "summary.json").exists()
+    process = study_runs.start(path, TINY | {"checkpoint_seconds": 0}, module=MODULE)
+    in_second_stage = lambda: study_runs.checkpoints(path, "student-se+kl-logistic-kl")
+    stopped = study_runs.interrupt(process, in_second_stage, signal.SIGKILL)
+    assert stopped.returncode == -signal.SIGKILL
+    assert not (path / "summary.json").exists()
     resumed = study_runs.succeed_here(path, TINY, module=MODULE)
     assert "done before" in resumed.stdout
     study_runs.assert_same_bits(resumed, finished)

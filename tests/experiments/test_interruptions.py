@@ -24,8 +24,8 @@ PROGRESS = ("teacher  ", "direct[", "student[")
 LAST_STEPS = [12, 8, 14, 14]
 
 
-def stop(workdir, when, number=signal.SIGKILL, cache=None, **options):
-    return interrupt(study_runs.start(workdir, TWO, cache=cache, **options), when, number)
+def stop(workdir, when, number=signal.SIGKILL):
+    return interrupt(study_runs.start(workdir, TWO), when, number)
 
 
 def num_rows(workdir, phase):
@@ -41,10 +41,10 @@ def trained(stdout):
 
 def test_a_run_stopped_again_and_again(run_two, tmp_path):
     """Interrupted once and killed three times, at the worst moments there are."""
-    path, cache = tmp_path / "run", run_two.cache
+    path = tmp_path / "run"
 
     # Ctrl-C after the teacher's first checkpoint.
-    stopped = stop(path, lambda: checkpoints(path, "teacher"), signal.SIGINT, cache=cache)
+    stopped = stop(path, lambda: checkpoints(path, "teacher"), signal.SIGINT)
     assert stopped.returncode == 130
     assert one_line(stopped.stderr) == (
         "error: stopped; the same command goes on from the last checkpoint, if any."
@@ -57,14 +57,14 @@ def test_a_run_stopped_again_and_again(run_two, tmp_path):
         return [torn for phase in PHASES for torn in unfinished(path, phase)]
 
     for _ in range(5):
-        stopped = stop(path, torn, cache=cache)
+        stopped = stop(path, torn)
         assert stopped.returncode == -signal.SIGKILL
         if torn():
             break
     assert torn() and checkpoints(path, "teacher")
 
     # A kill in the midst of the second student, after its first block of ten batches.
-    stopped = stop(path, lambda: num_rows(path, '"student[dse_projected') >= 11, cache=cache)
+    stopped = stop(path, lambda: num_rows(path, '"student[dse_projected') >= 11)
     assert stopped.returncode == -signal.SIGKILL
     assert num_rows(path, '"student[ce') == 14
     assert not (path / "summary.json").exists()
@@ -73,7 +73,7 @@ def test_a_run_stopped_again_and_again(run_two, tmp_path):
     def is_exporting():
         return list((path / "student").glob(".dse_projected*/student.safetensors"))
 
-    stopped = stop(path, is_exporting, cache=cache)
+    stopped = stop(path, is_exporting)
     assert stopped.returncode == -signal.SIGKILL
     # What was done was not done again.
     assert trained(stopped.stdout) == {"student[dse_projected,dataset,0.2]"}
@@ -81,7 +81,7 @@ def test_a_run_stopped_again_and_again(run_two, tmp_path):
     assert not (path / "summary.json").exists()
 
     # And at last it ends, with nothing left to train.
-    done = study_runs.succeed(path, TWO, cache=cache)
+    done = study_runs.succeed(path, TWO)
     assert done.stderr == ""
     assert trained(done.stdout) == set() and len(trained(run_two.stdout)) == len(PHASES)
     assert done.stdout.count("done before") == len(PHASES)
@@ -187,7 +187,7 @@ def test_a_full_disk(run_two, tmp_path):
     assert max(sizes[:3]) < limit < sizes[3]
     # Not in `preexec_fn`: that would fork this process, which JAX made multithreaded.
     code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n" + RUN
-    full = study_runs.run(path, TWO, cache=run_two.cache, code=code)
+    full = study_runs.run(path, TWO, code=code)
     assert full.returncode == 1
     line = one_line(full.stderr)
     assert "could not write the checkpoint step_000000001" in line

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -64,11 +65,12 @@ def test_teacher_equal_to_student_gives_zero_and_zero_gradient():
     params, other = (jnp.array(p, jnp.float32) for p in parameters(0, 2))
     x = jnp.array([0.3, -1.0, 0.5])
     for loss_fn in (scores, values):
-        value, gradients = jax.value_and_grad(loss_fn, argnums=(0, 1, 2))(params, params, x)
+        run = jax.jit(jax.value_and_grad(loss_fn, argnums=(0, 1, 2)))
+        value, gradients = run(params, params, x)
         np.testing.assert_allclose(value, 0.0, atol=1e-9)
         for leaf in gradients:
             np.testing.assert_allclose(leaf, np.zeros(leaf.shape), atol=1e-5)
-        assert loss_fn(params, other, x) > 1e-3
+        assert run(params, other, x)[0] > 1e-3
 
 
 def test_single_precision_at_the_size_of_an_rbm():
@@ -102,6 +104,7 @@ def space(seed, size=8, log_z=1.7):
     return log_p + log_z, np.exp(log_p), student
 
 
+@jax.jit
 def mean_square_error(student_logits, potentials, probs, c):
     loss_fn = jax.vmap(lambda f, t: losses.log_density_square_error(f, t, offset=c))
     return jnp.sum(probs * loss_fn(jax.nn.log_softmax(student_logits), jnp.array(potentials)))
@@ -121,7 +124,7 @@ def test_the_square_error_decomposes_as_in_4_10(seed, c):
     with jax.enable_x64(True):
         student = jnp.array(student)
         got = jax.value_and_grad(mean_square_error)(student, potentials, probs, c)
-        expected = jax.value_and_grad(parts)(student)
+        expected = jax.jit(jax.value_and_grad(parts))(student)
     np.testing.assert_allclose(got[0], expected[0], rtol=1e-10)
     np.testing.assert_allclose(got[1], expected[1], rtol=1e-8, atol=1e-10)
     # And (4.15): Jensen's bound.
@@ -180,11 +183,12 @@ def test_far_below_log_z_the_loss_is_the_likelihoods(seed):
     with jax.enable_x64(True):
         student = jnp.array(student)
         slope = jax.grad(mean_square_error)(student, potentials, probs, 1.7 - 1e8) / 1e8
-        np.testing.assert_allclose(slope, jax.grad(likelihood)(student), atol=1e-6)
+        value, expected = jax.jit(jax.value_and_grad(likelihood))(student)
+        np.testing.assert_allclose(slope, expected, atol=1e-6)
         # Cross-entropy is KL plus the teacher's entropy (4.7).
         kl = oracles.kl_divergence(oracles.log_softmax(np.array(student)), np.log(probs))
         entropy = -np.sum(probs * np.log(probs))
-        np.testing.assert_allclose(likelihood(student), kl + entropy, rtol=1e-9)
+        np.testing.assert_allclose(value, kl + entropy, rtol=1e-9)
 
 
 # The losses of samples alone.
@@ -194,6 +198,7 @@ def parameters(*seeds):
     return [np.random.default_rng(seed).normal(size=(4, 4)) for seed in seeds]
 
 
+@jax.jit
 def log_density(params, x):
     """A skewed log-density with a Hessian that is full, up to a constant."""
     z = jnp.reshape(x, -1) @ params[:3] + params[3]
@@ -216,7 +221,8 @@ def test_hyvarinen_is_that_of_central_differences(shape, seed):
     hessian = oracles.central_jacobian(score, x, step=1e-4).reshape(3, 3)
     expected = sum(hessian[i, i] + 0.5 * np.ravel(score(x))[i] ** 2 for i in range(3))
     with jax.enable_x64(True):
-        got = losses.hyvarinen_score_matching(lambda x: log_density(params, x), jnp.array(x))
+        loss = jax.jit(lambda x: losses.hyvarinen_score_matching(partial(log_density, params), x))
+        got = loss(x)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -224,8 +230,9 @@ def test_gradients_in_the_parameters_are_central_differences(x64):
     (params,) = parameters(4)
     x = jnp.array([0.4, -0.2, 0.9])
 
+    @jax.jit
     def loss(params):
-        return losses.hyvarinen_score_matching(lambda x: log_density(params, x), x)
+        return losses.hyvarinen_score_matching(partial(log_density, params), x)
 
     expected = oracles.central_jacobian(lambda params: loss(jnp.array(params)), params)
     np.testing.assert_allclose(jax.grad(loss)(jnp.array(params)), expected, rtol=1e-5, atol=1e-7)
@@ -253,6 +260,8 @@ def test_hyvarinens_identity_by_quadrature(mean, scale):
     def student(x):
         return -0.5 * ((x - mean) / scale) ** 2 + 0.3 * jnp.cos(x)
 
+    @jax.jit
+    @jax.vmap
     def losses_at(x):
         own, teacher = jax.grad(student)(x), jax.grad(teacher_1d)(x)
         explicit = losses.score_matching(own, teacher)
@@ -262,7 +271,7 @@ def test_hyvarinens_identity_by_quadrature(mean, scale):
         # Smooth and negligible at the ends: the trapezoid rule is exact to rounding.
         grid = jnp.linspace(-12.0, 12.0, 1201)
         weights = jax.nn.softmax(jax.vmap(teacher_1d)(grid))
-        explicit, alone, constant = (float(jnp.sum(weights * v)) for v in jax.vmap(losses_at)(grid))
+        explicit, alone, constant = (float(jnp.sum(weights * v)) for v in losses_at(grid))
     assert explicit > 1e-3
     np.testing.assert_allclose(alone + constant, explicit, rtol=1e-9)
 
@@ -278,7 +287,8 @@ def test_identity_holds_for_the_gradient_too(x64):
         return losses.score_matching(jax.grad(student)(x), jax.grad(teacher_1d)(x))
 
     params = jnp.array([0.4, 0.3])
-    slopes = [jax.grad(expected)(params, fn) for fn in (explicit, losses.hyvarinen_score_matching)]
+    slope = jax.jit(jax.grad(expected), static_argnums=1)
+    slopes = [slope(params, fn) for fn in (explicit, losses.hyvarinen_score_matching)]
     np.testing.assert_allclose(slopes[0], slopes[1], rtol=1e-9)
 
 
@@ -303,14 +313,18 @@ def test_mean_over_all_signs_is_hyvarinens_loss(seed):
     """E[v vᵀ] = 1 over the eight sign vectors, as the estimator uses them."""
     (params,) = parameters(seed)
     x = np.random.default_rng(seed + 1).normal(size=3)
-    fn = lambda x: log_density(params, x)
-    with jax.enable_x64(True):
-        x = jnp.array(x)
+    signs = np.array(list(itertools.product([-1.0, 1.0], repeat=3)))
+
+    @jax.jit
+    def mean_and_loss(params, x):
+        fn = partial(log_density, params)
         score = jax.grad(fn)(x)
-        signs = jnp.array(list(itertools.product([-1.0, 1.0], repeat=3)))
-        traces = jax.vmap(lambda v: v @ hvp(fn, x, v))(signs)
+        traces = jax.vmap(lambda v: v @ hvp(fn, x, v))(jnp.array(signs))
         mean = jnp.mean(traces) + 0.5 * score @ score
-        np.testing.assert_allclose(mean, losses.hyvarinen_score_matching(fn, x), rtol=1e-9)
+        return mean, losses.hyvarinen_score_matching(fn, x)
+
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(*mean_and_loss(params, x), rtol=1e-9)
 
 
 @pytest.mark.parametrize("num_projections", [1, 3])
@@ -318,7 +332,8 @@ def test_the_sliced_loss_is_that_of_its_signs(num_projections, x64):
     (params,) = parameters(6)
     fn, x, key = lambda x: log_density(params, x), jnp.array([[0.1, 0.5, -0.3]]), jax.random.key(7)
     signs = jax.random.rademacher(key, (num_projections, 1, 3), dtype=x.dtype)
-    score, hessian = jax.grad(fn)(x).reshape(3), jax.hessian(fn)(x).reshape(3, 3)
+    score = np.reshape(jax.grad(fn)(x), 3)
+    hessian = np.reshape(jax.jit(jax.hessian(fn))(x), (3, 3))
     expected = np.mean([np.ravel(v) @ hessian @ np.ravel(v) for v in signs])
     got = losses.sliced_score_matching(fn, x, key, num_projections=num_projections)
     np.testing.assert_allclose(got, expected + 0.5 * score @ score, rtol=1e-10)
@@ -328,7 +343,7 @@ def test_the_sliced_loss_has_the_mean_and_the_variance_it_says(x64):
     (params,) = parameters(8)
     fn, x = lambda x: log_density(params, x), jnp.array([0.2, -0.4, 0.6])
     keys = jax.random.split(jax.random.key(9), 8192)
-    hessian = np.array(jax.hessian(fn)(x))
+    hessian = np.array(jax.jit(jax.hessian(fn))(x))
     off_diagonal = np.sum(hessian**2) - np.sum(np.diag(hessian) ** 2)
     for num_projections in (1, 4):
         draws = jax.jit(

@@ -1,5 +1,6 @@
 """kd.models.GaussianMixture: against scipy, by quadrature, and the law of its samples."""
 
+import functools
 import math
 import re
 
@@ -19,14 +20,19 @@ each_covariance = pytest.mark.parametrize("covariance", COVARIANCES)
 
 
 def random_params(mixture, seed=0, scale=0.7):
-    params = mixture.init(jax.random.key(seed), jnp.zeros(mixture.num_dims))
-    leaves, structure = jax.tree.flatten(params)
+    shapes = jax.eval_shape(mixture.init, jax.random.key(0), jnp.zeros(mixture.num_dims))
+    leaves, structure = jax.tree.flatten(shapes)
     rng = np.random.default_rng(seed)
     return structure.unflatten([jnp.array(scale * rng.normal(size=leaf.shape)) for leaf in leaves])
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def accessors(mixture, params):
+    return mixture.weights(params), mixture.means(params), mixture.covariances(params)
+
+
 def moments(mixture, params):
-    return [np.array(fn(params)) for fn in (mixture.weights, mixture.means, mixture.covariances)]
+    return [np.array(value) for value in accessors(mixture, params)]
 
 
 def scipy_log_prob(weights, means, covariances, x):
@@ -68,7 +74,8 @@ def test_log_prob_is_scipys(covariance, count, size, seed):
         np.testing.assert_allclose(weights, special.softmax(params["params"]["logits"]), rtol=1e-12)
         np.testing.assert_array_equal(means, params["params"]["locations"])
         expected = scipy_log_prob(weights, means, covariances, x)
-        np.testing.assert_allclose(mixture.log_prob(params, x), expected, rtol=1e-9)
+        found = jax.jit(mixture.log_prob)(params, x)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 @each_covariance
@@ -102,20 +109,29 @@ def test_derivatives_are_central_differences(covariance, x64):
     mixture = GaussianMixture(3, 3, covariance)
     params = random_params(mixture, 4)
     x = np.random.default_rng(5).normal(size=3)
-    score = jax.grad(lambda x: mixture.log_prob(params, x))
-    expected = oracles.central_jacobian(lambda x: float(mixture.log_prob(params, x)), x)
+    log_prob = jax.jit(mixture.log_prob)
+    score = jax.jit(jax.grad(lambda x: mixture.log_prob(params, x)))
+    expected = oracles.central_jacobian(lambda x: float(log_prob(params, x)), x)
     np.testing.assert_allclose(score(jnp.array(x)), expected, rtol=1e-6, atol=1e-8)
     expected = oracles.central_jacobian(lambda x: np.array(score(jnp.array(x))), x)
-    found = jax.hessian(lambda x: mixture.log_prob(params, x))(jnp.array(x))
+    found = jax.jit(jax.hessian(lambda x: mixture.log_prob(params, x)))(jnp.array(x))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
     for name, leaf in params["params"].items():
 
         def at(leaf, name=name):
             changed = {"params": params["params"] | {name: jnp.array(leaf)}}
-            return mixture.log_prob(changed, jnp.array(x))
+            return log_prob(changed, jnp.array(x))
 
         expected = oracles.central_jacobian(lambda leaf: float(at(leaf)), np.array(leaf))  # noqa: B023
         np.testing.assert_allclose(jax.grad(at)(leaf), expected, rtol=1e-6, atol=1e-8)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_derivatives(mixture, params, x):
+    """The log-density, its gradients, and those of its score's sum."""
+    fn = mixture.log_prob
+    mixed = jax.grad(lambda params, x: jnp.sum(jax.grad(fn, argnums=1)(params, x)))
+    return *jax.value_and_grad(fn, argnums=(0, 1))(params, x), mixed(params, x)
 
 
 @each_covariance
@@ -125,14 +141,9 @@ def test_far_away_and_without_weight_all_is_finite(covariance, distance, logit):
     mixture = GaussianMixture(2, 2, covariance)
     params = random_params(mixture, 6)
     params["params"]["logits"] = jnp.array([0.0, logit], jnp.float32)
-    fn = lambda params, x: mixture.log_prob(params, x)
     for x in (jnp.array([distance, -distance]), params["params"]["locations"][1]):
-        value, gradients = jax.value_and_grad(fn, argnums=(0, 1))(params, x)
-        assert np.isfinite(value)
-        for leaf in jax.tree.leaves(gradients):
-            assert np.all(np.isfinite(leaf))
-        mixed = jax.grad(lambda p, x: jnp.sum(jax.grad(fn, argnums=1)(p, x)))(params, x)  # noqa: B023
-        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(mixed))
+        found = jax.tree.leaves(value_and_derivatives(mixture, params, x))
+        assert all(np.all(np.isfinite(leaf)) for leaf in found)
 
 
 def test_a_component_without_weight_is_not_there(x64):
@@ -193,12 +204,13 @@ def test_samples_of_a_full_covariance_are_correlated_as_it_says():
 def test_the_key_decides_the_samples():
     mixture = GaussianMixture(2, 3)
     params = random_params(mixture, 13)
-    first, again, other = (mixture.sample(params, jax.random.key(seed), 4) for seed in (0, 0, 1))
+    sample = jax.jit(lambda params, key: mixture.sample(params, key, 4))
+    first, again, other = (sample(params, jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.any(first == other)
-    jitted = jax.jit(lambda params, key: mixture.sample(params, key, 4))(params, jax.random.key(0))
-    np.testing.assert_allclose(jitted, first, rtol=1e-5, atol=1e-6)
-    slopes = jax.grad(lambda params: jnp.sum(mixture.sample(params, jax.random.key(0), 4)))(params)
+    eager = mixture.sample(params, jax.random.key(0), 4)
+    np.testing.assert_allclose(eager, first, rtol=1e-5, atol=1e-6)
+    slopes = jax.grad(lambda params: jnp.sum(sample(params, jax.random.key(0))))(params)
     np.testing.assert_allclose(jnp.sum(slopes["params"]["locations"], axis=0), 4 * np.ones(3))
     np.testing.assert_array_equal(slopes["params"]["logits"], np.zeros(2))
 
@@ -282,6 +294,11 @@ def test_from_moments_raises():
     for covariance in ("diagonal", "spherical"):
         with pytest.raises(ValueError, match="must be positive"):
             GaussianMixture(1, 2, covariance).from_moments(weights, means, -covariances)
-    # Traced values pass.
+    # Traced values pass; and what is captured is checked where all else is traced.
     traced = jax.jit(mixture.from_moments)(weights, means, covariances)
     np.testing.assert_allclose(mixture.covariances(traced), covariances, rtol=1e-6)
+    captured = jax.jit(lambda means: mixture.from_moments(weights, means, covariances))(means)
+    np.testing.assert_allclose(mixture.covariances(captured), covariances, rtol=1e-6)
+    wrong = -weights
+    with pytest.raises(ValueError, match="weights must be positive"):
+        jax.jit(lambda means: mixture.from_moments(wrong, means, covariances))(means)

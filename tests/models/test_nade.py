@@ -20,8 +20,8 @@ EVERY = np.array(list(itertools.product([0.0, 1.0], repeat=V)))
 
 def random_params(nade, seed=0, scale=1.0):
     """Weights large enough for every unit to matter."""
-    params = nade.init(jax.random.key(seed), jnp.zeros(nade.num_visible))
-    leaves, structure = jax.tree.flatten(params)
+    shapes = jax.eval_shape(nade.init, jax.random.key(0), np.zeros(nade.num_visible))
+    leaves, structure = jax.tree.flatten(shapes)
     rng = np.random.default_rng(seed)
     return structure.unflatten([jnp.array(scale * rng.normal(size=leaf.shape)) for leaf in leaves])
 
@@ -92,13 +92,14 @@ def test_batches_of_any_shape(shape, x64):
     params = random_params(nade)
     x = jnp.array(np.random.default_rng(0).integers(0, 2, size=shape).astype(float))
     flat = x.reshape(-1, V)
-    alone = np.array([nade.log_prob(params, one) for one in flat])
+    log_prob = jax.jit(lambda x: nade.log_prob(params, x))
+    alone = np.array([log_prob(one) for one in flat])
     together = nade.log_prob(params, x)
     assert together.shape == shape[:-1]
     np.testing.assert_allclose(together.ravel(), alone, rtol=1e-12)
-    np.testing.assert_allclose(
-        jax.vmap(lambda x: nade.log_prob(params, x))(flat), alone, rtol=1e-12
-    )
+    np.testing.assert_allclose(jax.vmap(log_prob)(flat), alone, rtol=1e-12)
+    # The inputs captured, the parameters traced.
+    np.testing.assert_allclose(jax.jit(lambda p: nade.log_prob(p, flat))(params), alone, rtol=1e-12)
     assert nade.conditionals(params, x).shape == shape
 
 
@@ -122,8 +123,8 @@ def assert_close(found, expected, **tolerance):
 def test_the_gradient_is_autodiffs(ordering, x64):
     nade = NADE(V, H, ordering)
     params, x = random_params(nade), EVERY[5:20]
-    found = jax.grad(weighted(nade), (0, 1))(params, x)
-    expected = jax.grad(weighted(nade, any_mode=True), (0, 1))(params, x)
+    found = jax.jit(jax.grad(weighted(nade), (0, 1)))(params, x)
+    expected = jax.jit(jax.grad(weighted(nade, any_mode=True), (0, 1)))(params, x)
     assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert all(np.abs(leaf).max() > 0.1 for leaf in jax.tree.leaves(found))
 
@@ -135,6 +136,7 @@ def test_the_gradient_is_that_of_central_differences(x64):
     slopes = jax.tree.leaves(jax.grad(nade.log_prob)(params, x))
     for index, (leaf, slope) in enumerate(zip(leaves, slopes, strict=True)):
 
+        @jax.jit
         def value(changed, index=index):
             return nade.log_prob(
                 structure.unflatten([*leaves[:index], changed, *leaves[index + 1 :]]), x
@@ -162,7 +164,10 @@ def test_second_derivatives_go_through_the_hand_written_one(x64):
     direction = jax.tree.map(
         lambda leaf: jnp.cos(jnp.arange(1.0, leaf.size + 1)).reshape(leaf.shape), params
     )
-    products = [hvp(lambda params, fn=fn: fn(params, x), params, direction) for fn in (ours, plain)]
+    products = [
+        jax.jit(lambda params, fn=fn: hvp(lambda params: fn(params, x), params, direction))(params)
+        for fn in (ours, plain)
+    ]
     assert_close(*products, rtol=1e-9, atol=1e-11)
 
     def dot_gradient(fn):
@@ -170,12 +175,13 @@ def test_second_derivatives_go_through_the_hand_written_one(x64):
             slope = jax.grad(fn)(params, x)
             return sum(map(jnp.vdot, jax.tree.leaves(slope), jax.tree.leaves(direction)))
 
-        return jax.grad(inner)(params)
+        return jax.jit(jax.grad(inner))(params)
 
     assert_close(dot_gradient(ours), products[1], rtol=1e-9, atol=1e-11)
-    each = jax.vmap(jax.grad(nade.log_prob), (None, 0))(params, x)
-    alone = [jax.grad(nade.log_prob)(params, one) for one in x]
-    assert_close(each, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), rtol=1e-10)
+    gradient = jax.jit(jax.grad(nade.log_prob))
+    each = jax.vmap(gradient, (None, 0))(params, x)
+    alone = [gradient(params, one) for one in x]
+    assert_close(each, jax.tree.map(lambda *leaves: np.stack(leaves), *alone), rtol=1e-10)
 
 
 def test_any_mode_is_derived_forward_too(x64):
@@ -197,8 +203,8 @@ def test_single_precision_gradients_over_a_thousand_variables():
     params = nade.init(jax.random.key(0), jnp.zeros(1000))
     params = jax.tree.map(lambda leaf: 3 * leaf, params)
     x = jax.random.bernoulli(jax.random.key(1), 0.3, (8, 1000)).astype(jnp.float32)
-    found = jax.grad(weighted(nade))(params, x)
-    expected = jax.grad(weighted(nade, any_mode=True))(params, x)
+    found = jax.jit(jax.grad(weighted(nade)))(params, x)
+    expected = jax.jit(jax.grad(weighted(nade, any_mode=True)))(params, x)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert float(jnp.abs(ours - theirs).max() / jnp.abs(theirs).max()) < 1e-5
 
@@ -224,7 +230,7 @@ def test_extreme_logits_give_finite_values_and_gradients(scale):
     nade = NADE(V, H)
     params = random_params(nade, scale=scale)
     x = EVERY.astype(np.float32)
-    value, slope = jax.value_and_grad(lambda p: jnp.sum(nade.log_prob(p, x)))(params)
+    value, slope = jax.jit(jax.value_and_grad(lambda p: jnp.sum(nade.log_prob(p, x))))(params)
     assert jnp.isfinite(value) and value < 0
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
 
