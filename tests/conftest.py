@@ -25,8 +25,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 
 # Tests compile the same small programs again and again, in new closures each time: a
-# cache that lives as long as the session takes most of that time away. A folder for each
-# process that runs tests, for JAX's files are not written at once.
+# cache that lives as long as the session takes most of that time away. Each process that
+# runs tests has its own: JAX does not write its files atomically.
 _CACHE = tempfile.TemporaryDirectory(prefix="kd-tests-")
 jax.config.update("jax_compilation_cache_dir", _CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
