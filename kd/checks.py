@@ -66,8 +66,9 @@ def check_weight(name: str, value: float) -> None:
 
 
 def check_permutation(name: str, value: Sequence[int], size: int) -> None:
-    """Raises ValueError unless `value` holds each of 0, ..., size - 1 once."""
-    if sorted(value) != list(range(size)):
+    """Raises ValueError unless `value` holds each of the integers 0, ..., size - 1 once."""
+    found = np.asarray(value)
+    if found.dtype.kind not in "iu" or sorted(found.ravel().tolist()) != list(range(size)):
         raise ValueError(f"{name} must be a permutation of 0, ..., {size - 1}; got {value}.")
 
 
@@ -90,6 +91,15 @@ def check_finite(name: str, value: Any) -> None:
     """Raises ValueError unless all of `value` is finite; traced values pass."""
     if not isinstance(value, jax.core.Tracer) and not np.all(np.isfinite(np.asarray(value))):
         raise ValueError(f"{name} must be finite.")
+
+
+def check_indices(name: str, value: Any, size: int) -> None:
+    """Raises ValueError unless `value` holds integers from 0 to size - 1; traced values pass."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    value = np.asarray(value)
+    if value.dtype.kind not in "iu" or np.any((value < 0) | (value >= size)):
+        raise ValueError(f"{name} must hold integers in [0, {size}).")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:

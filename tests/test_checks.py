@@ -106,7 +106,10 @@ def test_check_weight():
 def test_check_permutation():
     checks.check_permutation("a", (2, 0, 1), 3)
     checks.check_permutation("a", np.array([0]), 1)
-    for value in ((0, 1), (0, 1, 1), (1, 2, 3), (0, 1, 2, 3)):
+    for value in (
+        *((0, 1), (0, 1, 1), (1, 2, 3), (0, 1, 2, 3)),
+        *([0.0, 1.0, 2.0], [2, None, 1], 3, [True, False, True]),
+    ):
         message = f"a must be a permutation of 0, ..., 2; got {value}."
         refused(ValueError, message, checks.check_permutation, "a", value, 3)
 
@@ -126,6 +129,14 @@ def test_check_binary():
         message = "a must hold zeros and ones alone."
         refused(ValueError, message, checks.check_binary, "a", value)
     jax.jit(lambda a: checks.check_binary("a", a))(2.0)
+
+
+def test_check_indices():
+    for value in (jnp.array([0, 2]), [1], np.zeros(0, int)):
+        checks.check_indices("a", value, 3)
+    for value in (jnp.array([0, 3]), [-1], np.array([0.0, 1.0])):
+        refused(ValueError, "a must hold integers in [0, 3).", checks.check_indices, "a", value, 3)
+    jax.jit(lambda a: checks.check_indices("a", a, 3))(5)
 
 
 def test_check_finite():

@@ -23,7 +23,18 @@ EVALUATE_BLOCK = 500
 
 def check(settings: Settings, dataset: Dataset) -> None:
     """Refuses data that a generator cannot take."""
-    asked = {generator for _, generator, _ in settings.conditions()}
+    pairs = {(generator, fraction) for _, generator, fraction in settings.conditions()}
+    asked = {generator for generator, _ in pairs}
+    for generator, fraction in sorted(pairs):
+        part = data.take_first(dataset, fraction)
+        if generator == "nade":
+            inputs.num_steps(part, settings.batch_size, settings.nade_epochs)
+        if generator == "munge" and len(part.train_x) < 2:
+            raise UserError(
+                "--generator=munge needs two training examples; raise --train_fraction."
+            )
+    if "nade" in asked and dataset.train_x[0].size < 2:
+        raise UserError("--generator=nade needs inputs of two values or more.")
     low, high = dataset.train_x.min(), dataset.train_x.max()
     if "nade" in asked and (low < 0 or high > 1):
         raise UserError(

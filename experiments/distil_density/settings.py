@@ -60,7 +60,7 @@ class Settings:
         at_most=MOST,
     )
     grid_points: int = setting(
-        120, 400, "of the quadrature along an axis", at_least=20, at_most=5000
+        120, 400, "of the quadrature along an axis", at_least=80, at_most=5000
     )
     seed: int = setting(0, 0, "decides everything random", at_least=0, at_most=2**32 - 1)
 

@@ -32,6 +32,7 @@ EXPERIMENT = "distil_density"
 COLUMNS = ("loss", "kl", "kl_stderr")
 NUM_POINTS = 25  # Of a curve.
 NUM_PILOT = 1000  # Samples that decide where students start.
+MOST_CHAINS = 10_000_000
 FLOOR_GRID = 80  # Points along an axis of the grid on which the floor is trained.
 
 
@@ -47,7 +48,7 @@ def run(preset: str, settings: Settings, options: Options) -> None:
         options,
         columns=COLUMNS,
         inputs_fn=dict,
-        load_fn=partial(stages_of_all, settings),
+        load_fn=partial(load, settings),
         study_fn=distil,
         products=("figures", "student"),
     )
@@ -74,6 +75,18 @@ class Problem(NamedTuple):
         """The problem of a name."""
         found = quadrature(BY_NAME[name], settings.grid_points)
         return cls(name, BY_NAME[name], found, kl_divergences(found, student_of(settings).log_prob))
+
+
+def load(settings: Settings) -> dict[str, list[Stage]]:
+    """The stages of every route; what cannot be done is refused."""
+    num_chains = settings.batch_size * settings.thinning
+    has_chains = any(BY_NAME[name].sample_fn is None for name in settings.teacher)
+    if has_chains and num_chains > MOST_CHAINS:
+        raise UserError(
+            f"--batch_size x --thinning are {num_chains:,} chains, and {MOST_CHAINS:,} are the "
+            "most; lower one."
+        )
+    return stages_of_all(settings)
 
 
 def distil(run: Run, stages: dict[str, list[Stage]]) -> list[Row]:

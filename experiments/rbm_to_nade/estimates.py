@@ -23,26 +23,29 @@ if TYPE_CHECKING:
     from experiments.rbm_to_nade.study import Teacher
 
 FILE, COVERAGE_FILE = "estimates.json", "coverage.json"
-FIGURES = ("value", "stderr", "low", "high")
-MOST_ENUMERATED = (
-    20  # Hidden (or visible) units, whose states are gone through for the exact log Z.
-)
+# Hidden (or visible) units, whose states are gone through for the exact log Z.
+MOST_ENUMERATED = 20
 SAMPLE_BLOCK = 1000
 
 Found = dict[str, dict[str, float]]
 
 
 def estimate_all(
-    run: Run, teacher: "Teacher", train_x: np.ndarray, students: dict[tuple, tuple[NADE, PyTree]]
+    run: Run,
+    teacher: "Teacher",
+    exact: float | None,
+    train_x: np.ndarray,
+    students: dict[tuple, tuple[NADE, PyTree]],
 ) -> Found:
     """Estimates by name, `exact`, `ais`, `upper[kl,60]`...: value, stderr, low, high.
 
     Chains run in single precision, log-weights are computed in double.
     """
     book = Book(run, FILE)
-    exact = exact_log_z(teacher)
     if exact is not None:
-        book.keep("exact", lambda: {"value": exact, "stderr": 0.0, "low": exact, "high": exact})
+        figures = {"value": exact, "stderr": 0.0, "low": exact, "high": exact}
+        book.forget("exact", unless=figures)
+        book.keep("exact", lambda: figures)
         book.show("exact")
     for name, estimate_fn in _estimators(run, teacher, train_x, _pairs(teacher, students)):
         book.keep(name, estimate_fn)
@@ -51,7 +54,11 @@ def estimate_all(
 
 
 def cover(
-    run: Run, teacher: "Teacher", train_x: np.ndarray, students: dict[tuple, tuple[NADE, PyTree]]
+    run: Run,
+    teacher: "Teacher",
+    exact: float | None,
+    train_x: np.ndarray,
+    students: dict[tuple, tuple[NADE, PyTree]],
 ) -> dict[str, float]:
     """Share of fresh estimates whose interval holds the exact log Z, in [0, 1], by name.
 
@@ -61,7 +68,6 @@ def cover(
     num_repeats = run.settings.coverage_repeats
     if not num_repeats:
         return {}
-    exact = exact_log_z(teacher)
     pairs = _pairs(teacher, students)
     book = Book(run, COVERAGE_FILE)
     for repeat in range(num_repeats):
@@ -123,22 +129,35 @@ def _all_states(size: int, *, block_bits: int = 12):
 
 
 class Book:
-    """Estimates by name, in a file: a run that goes on makes only those that are missing."""
+    """Estimates by name, in a file: a run that goes on makes only those that are missing.
 
-    def __init__(self, run: Run, file: str, figures: tuple[str, ...] = FIGURES):
+    Attributes:
+      found: those asked for so far, in that order.
+    """
+
+    def __init__(self, run: Run, file: str, *, has_intervals: bool = True):
         self._run, self._file = run, file
         self.found: Found = {}
+        self._before: Found = {}
         # What was never made, or is damaged, is made again.
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
             for name, estimate in json.loads((run.workdir.path / file).read_text()).items():
-                if all(isinstance(estimate.get(key), float) for key in figures):
-                    self.found[name] = estimate
+                if _is_sound(estimate, has_intervals):
+                    self._before[name] = estimate
+
+    def forget(self, name: str, *, unless: dict[str, float]) -> None:
+        """Makes an estimate anew that differs from what is known better."""
+        if self._before.get(name) != unless:
+            self._before.pop(name, None)
 
     def keep(self, name: str, estimate_fn: Callable[[], dict[str, Any]]) -> None:
-        if name not in self.found:
+        """The estimate of that name, made now if there is none."""
+        if name in self._before:
+            self.found[name] = self._before.pop(name)
+        else:
             estimate = estimate_fn()
             self.found[name] = {key: _plain(value) for key, value in estimate.items()}
-            self._run.workdir.write_json(self._file, self.found)
+            self._run.workdir.write_json(self._file, self.found | self._before)
 
     def show(self, name: str) -> None:
         shown = self.found[name]
@@ -146,6 +165,19 @@ class Book:
             f"log_z.{name:<26} {shown['value']:9.3f}  ({shown['low']:.3f}, {shown['high']:.3f})",
             flush=True,
         )
+
+
+def _is_sound(estimate: dict[str, float], has_interval: bool) -> bool:
+    """A finite value inside its interval, whose ends may be infinite."""
+    value = estimate.get("value")
+    if not (isinstance(value, float) and np.isfinite(value)):
+        return False
+    if not has_interval:
+        return True
+    low, high, stderr = (estimate.get(key) for key in ("low", "high", "stderr"))
+    return all(isinstance(x, float) for x in (low, high, stderr)) and (
+        low <= value <= high and stderr >= 0
+    )
 
 
 class _Once:
@@ -233,15 +265,14 @@ def gibbs_samples(run: Run, teacher: "Teacher", name: str, num: int) -> Array:
     """Samples of the RBM, each of a chain of its own."""
     init_key, step_key = jax.random.split(run.key(name))
     start = jax.random.bernoulli(init_key, 0.5, (num, teacher.rbm.num_visible))
-    return _simulate(
-        teacher.rbm, run.settings.burn_in, teacher.params, step_key, start.astype(jnp.float32)
-    )
+    return _simulate(teacher.rbm, run.settings.burn_in, teacher.params, step_key, start)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _simulate(rbm: RBM, num_steps: int, params: PyTree, key: Key, start: Array) -> Array:
     """Chains from `start`, all stepped so many times."""
     sampler = block_gibbs(rbm, params, uniform_fn=kd.random.uniform)
+    start = start.astype(params["params"]["w"].dtype)
     return jax.lax.fori_loop(
         0, num_steps, lambda i, x: sampler.step(jax.random.fold_in(key, i), x)[0], start
     )

@@ -54,18 +54,20 @@ def _training(run: Run, students: Students) -> plt.Figure:
     figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
     sizes = list(dict.fromkeys(hidden for _, hidden in students))
     curves = {condition: _curve(run, *condition) for condition in students}
+    curves = {condition: curve for condition, curve in curves.items() if curve[0]}
     for (loss, hidden), (steps, values) in curves.items():
         line = LINES[sizes.index(hidden) % len(LINES)]
         label = NAMES[loss] + (f", {hidden} units" if len(sizes) > 1 else "")
         axis.plot(steps, values, line, color=COLOURS[loss], label=label)
     # The first steps, far below, would hide the differences.
     ends = [value for _, values in curves.values() for value in values[len(values) // 2 :]]
-    span = max(ends) - min(ends)
-    bottom = min(ends) - 0.5 * span - 0.1
-    seen = [s for c in curves.values() for s, v in zip(*c, strict=True) if v >= bottom]
     axis.set(xscale="log", xlabel="steps", ylabel="test log-probability, nats")
-    axis.set_ylim(bottom, max(ends) + 0.1 * span + 0.1)
-    axis.set_xlim(0.8 * min(seen), 1.2 * max(seen))
+    if ends:  # Else none was finite.
+        span = max(ends) - min(ends)
+        bottom = min(ends) - 0.5 * span - 0.1
+        seen = [s for c in curves.values() for s, v in zip(*c, strict=True) if v >= bottom]
+        axis.set_ylim(bottom, max(ends) + 0.1 * span + 0.1)
+        axis.set_xlim(0.8 * min(seen), 1.2 * max(seen))
     axis.xaxis.set_minor_formatter(plt.NullFormatter())
     figure.legend(loc="outside right center")
     return figure
@@ -75,7 +77,7 @@ def _curve(run: Run, loss: str, hidden: int) -> tuple[list[float], list[float]]:
     name, before = f"nade[{loss},{hidden}]", 0.0
     steps, values = [], []
     for phase in (f"nade[{loss},{hidden},se]", name):
-        rows = [row for row in run.log.rows(phase) if "log_prob" in row]
+        rows = [row for row in run.log.rows(phase) if np.isfinite(row.get("log_prob", np.nan))]
         steps += [before + row["step"] for row in rows]
         values += [row["log_prob"] for row in rows]
         before = steps[-1] if steps else 0.0
@@ -146,7 +148,8 @@ def _features(teacher: "Teacher", students: Students, side: int) -> plt.Figure:
     tiles = {}
     for name, w in panels.items():
         first = np.argsort(-np.linalg.norm(w, axis=0))[: GRID**2]
-        tiles[name] = _tiled((w / np.abs(w).max(0, keepdims=True))[:, first].T, side)
+        largest = np.abs(w).max(0, keepdims=True)
+        tiles[name] = _tiled((w / np.where(largest, largest, 1.0))[:, first].T, side)
     return _mosaics(tiles, "RdBu_r", vmin=-1, vmax=1)
 
 

@@ -69,6 +69,8 @@ def run(preset: str, settings: Settings, options: Options) -> None:
     """Runs the study, or goes on with it, and shows the table; a finished one only shows it."""
     if settings.offset != "max":
         _number(settings.offset)
+    if options.teacher_from is not None:
+        raise UserError("--teacher_from has no use here: give the RBM as --rbm=FILE.npz.")
     summary = execute(
         EXPERIMENT,
         preset,
@@ -94,14 +96,18 @@ def load(settings: Settings, options: Options) -> Loaded:
             f"--ais_chains {settings.ais_chains} must be at most --num_samples "
             f"{settings.num_samples}: annealing backwards begins at samples."
         )
-    params = data.load_rbm(settings.rbm) if settings.rbm else None
+    params = _load_rbm(settings.rbm) if settings.rbm else None
     size = None if params is None else len(params["params"]["a"])
     images = data.load_binary(settings.dataset, data_dir=options.data_dir, num_visible=size)
     reads_images = params is None or "data" in settings.loss
     if reads_images and len(images.train) < settings.batch_size:
         raise UserError(f"--batch_size must be at most the {len(images.train)} images there are.")
+    if params is None:
+        _num_rbm_steps(settings, images)
     num_hidden = settings.rbm_hidden if params is None else len(params["params"]["b"])
     shape = (images.train.shape[1], num_hidden)
+    if shape[0] < 2:
+        raise UserError(f"{settings.dataset}: a NADE here needs images of two pixels or more.")
     if settings.coverage_repeats and min(shape) > estimates.MOST_ENUMERATED:
         raise UserError(
             f"--coverage_repeats needs the exact log Z: an RBM with at most "
@@ -119,8 +125,9 @@ def distil(run: Run, loaded: Loaded) -> list[Row]:
         (loss, hidden): train_nade(run, teacher, loaded.images, loss, hidden, offset)
         for loss, hidden in run.settings.conditions()
     }
-    found = estimates.estimate_all(run, teacher, loaded.images.train, students)
-    covered = estimates.cover(run, teacher, loaded.images.train, students)
+    exact = estimates.exact_log_z(teacher)
+    found = estimates.estimate_all(run, teacher, exact, loaded.images.train, students)
+    covered = estimates.cover(run, teacher, exact, loaded.images.train, students)
     export(run, students)
     log_probs = {
         condition: _log_probs(nade, test_x)(params)
@@ -142,7 +149,7 @@ def make_teacher(run: Run, loaded: Loaded) -> Teacher:
         return Teacher(rbm, params, False)
     train_x = jnp.asarray(loaded.images.train, jnp.float32)
     rbm = RBM(train_x.shape[1], settings.rbm_hidden)
-    num_steps = max(1, round(settings.rbm_epochs * (len(train_x) // settings.batch_size)))
+    num_steps = _num_rbm_steps(settings, loaded.images)
     fit_key, init_key, chain_key = jax.random.split(run.key("rbm"), 3)
     update = training.contrastive_divergence(
         rbm.log_potential,
@@ -172,7 +179,7 @@ def find_offset(run: Run, teacher: Teacher) -> float:
     """Offset c of the square error: given, or the largest log-potential that a search finds."""
     if run.settings.offset != "max":
         return _number(run.settings.offset)
-    book = estimates.Book(run, "offset.json", ("value",))
+    book = estimates.Book(run, "offset.json", has_intervals=False)
     book.keep("offset", lambda: {"value": _largest_found(run, teacher)})
     return book.found["offset"]["value"]
 
@@ -300,7 +307,26 @@ def _log_probs(nade: NADE, x: Array) -> Callable[[PyTree], np.ndarray]:
 
 def _inputs(settings: Settings, options: Options) -> dict[str, Any]:
     digests = {"dataset": data.fingerprint(settings.dataset, data_dir=options.data_dir)}
-    return digests | ({"rbm": data.fingerprint(settings.rbm)} if settings.rbm else {})
+    if not settings.rbm:
+        return digests
+    if not settings.rbm.endswith(".npz"):
+        data.load_rbm(settings.rbm)  # It says what is expected.
+    return digests | {"rbm": data.fingerprint(settings.rbm)}
+
+
+def _load_rbm(path: str) -> PyTree:
+    params = data.load_rbm(path)
+    with np.errstate(over="ignore"):
+        if not all(np.isfinite(x.astype(np.float32)).all() for x in params["params"].values()):
+            raise UserError(f"{path}: the RBM's parameters are too large for single precision.")
+    return params
+
+
+def _num_rbm_steps(settings: Settings, images: BinaryDataset) -> int:
+    total = settings.rbm_epochs * (len(images.train) // settings.batch_size)
+    if total >= 2**31:
+        raise UserError(f"--rbm_epochs {settings.rbm_epochs:g} are {total:.3g} steps; lower it.")
+    return max(1, round(total))
 
 
 def _number(text: str) -> float:

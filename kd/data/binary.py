@@ -77,8 +77,13 @@ def load_rbm(path: str | os.PathLike) -> dict[str, dict[str, np.ndarray]]:
         raise DataError(f"{path}: expected an .npz with arrays {', '.join(RBM_KEYS)}.")
     arrays = read_npz(find_npz(path), RBM_KEYS)
     for name, x in arrays.items():
-        if x.dtype.kind != "f" or not np.isfinite(x).all():
-            raise DataError(f"{path}: {name} must hold finite floating numbers, got {x.dtype}.")
+        if x.dtype.kind != "f":
+            raise DataError(f"{path}: {name} must hold floating numbers, got {x.dtype}.")
+        arrays[name] = x = x.astype(np.float64)
+        if not np.isfinite(x).all():
+            raise DataError(
+                f"{path}: {name} holds {np.sum(~np.isfinite(x))} NaN or infinite values."
+            )
     shape = arrays["W"].shape
     if len(shape) != 2 or 0 in shape:
         raise DataError(f"{path}: W must have shape [I, J], got {shape}.")
@@ -88,7 +93,7 @@ def load_rbm(path: str | os.PathLike) -> dict[str, dict[str, np.ndarray]]:
                 f"{path}: {name} must have shape ({size},) to go with W {shape}, "
                 f"got {arrays[name].shape}."
             )
-    return {"params": {name.lower(): x.astype(np.float64) for name, x in arrays.items()}}
+    return {"params": {name.lower(): x for name, x in arrays.items()}}
 
 
 def _by_columns(x: np.ndarray) -> np.ndarray:
@@ -99,11 +104,16 @@ def _by_columns(x: np.ndarray) -> np.ndarray:
 
 
 def _unpacked(path: str, part: str, x: np.ndarray, num_visible: int | None) -> np.ndarray:
-    if x.ndim != 2 or len(x) < 2 or x.dtype.kind not in "biuf":
-        raise DataError(f"{path}: {part} must be [N, I] with N >= 2, got {x.dtype} {x.shape}.")
+    if x.ndim != 2 or len(x) < 2 or not x.size or x.dtype.kind not in "biuf":
+        raise DataError(
+            f"{path}: {part} must be [N, I] with N >= 2 and I >= 1, got {x.dtype} {x.shape}."
+        )
     is_packed = num_visible is not None and x.shape[1] == -(-num_visible // 8) != num_visible
     if is_packed and x.dtype == np.uint8:
-        x = np.unpackbits(x, axis=1)[:, :num_visible]
+        x = np.unpackbits(x, axis=1)
+        if x[:, num_visible:].any():
+            raise DataError(f"{path}: {part} has bits beyond the {num_visible} pixels of an image.")
+        x = x[:, :num_visible]
     if not ((x == 0) | (x == 1)).all():
         raise DataError(f"{path}: {part} must hold zeros and ones alone, or bits packed in bytes.")
     return x.astype(np.uint8)

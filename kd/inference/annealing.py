@@ -72,6 +72,7 @@ def annealed_importance_sampling(
     Reference:
       Neal (2001), "Annealed importance sampling".
     """
+    checks.check_count("num_chains", num_chains, at_least=2)
     return importance_sampling(annealed_log_weights(key, path, betas, num_chains=num_chains))
 
 

@@ -29,11 +29,12 @@ def max_lower_bound(
       max_flips: at most, of each.
 
     Returns:
-      The bound, a scalar, and where it is reached, `[I]`.
+      The bound, a scalar, and where it is reached, `[I]`. A state whose log-potential is
+      NaN counts as one of no probability.
 
     Raises:
       ValueError: if there is no candidate, one (where it is not traced) holds other
-        values, or a count is not positive.
+        values, a count is not positive, or `log_potential_fn` does not give `[N]`.
 
     Example:
       >>> value, x = max_lower_bound(lambda x: x @ jnp.array([2.0, -1.0]), jnp.zeros((1, 2)))
@@ -50,24 +51,33 @@ def max_lower_bound(
     checks.check_count("num_ascents", num_ascents)
     checks.check_count("max_flips", max_flips)
     candidates = jnp.asarray(candidates, jnp.result_type(float))
+
+    def potential_fn(x: Array) -> Array:
+        values = log_potential_fn(x)
+        if jnp.shape(values) != (len(x),):
+            raise ValueError(
+                f"log_potential_fn must give shape ({len(x)},), got {jnp.shape(values)}."
+            )
+        return jnp.where(jnp.isnan(values), -jnp.inf, values)
+
     flips = jnp.eye(candidates.shape[1], dtype=candidates.dtype)
 
     def climb(x: Array) -> tuple[Array, Array]:
         def body(carry: tuple) -> tuple:
             num_flips, x, value, _ = carry
             neighbours = jnp.abs(x[None] - flips)
-            values = log_potential_fn(neighbours)
+            values = potential_fn(neighbours)
             best = jnp.argmax(values)
             improves = values[best] > value
             x = jnp.where(improves, neighbours[best], x)
             return num_flips + 1, x, jnp.maximum(value, values[best]), improves
 
-        start = (0, x, log_potential_fn(x[None])[0], jnp.array(True))
+        start = (0, x, potential_fn(x[None])[0], jnp.array(True))
         _, x, value, _ = jax.lax.while_loop(
             lambda carry: carry[3] & (carry[0] < max_flips), body, start
         )
         return value, x
 
-    first = jax.lax.top_k(log_potential_fn(candidates), min(num_ascents, num_candidates))[1]
+    first = jax.lax.top_k(potential_fn(candidates), min(num_ascents, num_candidates))[1]
     values, xs = jax.lax.map(climb, candidates[first])
     return values[jnp.argmax(values)], xs[jnp.argmax(values)]

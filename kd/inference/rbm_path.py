@@ -36,6 +36,7 @@ def rbm_path(
       uniform_fn: `(key, shape) -> [*shape]`, uniform on [0, 1); `kd.random.uniform` is faster.
 
     Raises:
+      TypeError: if an array is not floating.
       ValueError: if a shape does not fit, or an array is not finite.
 
     Example:

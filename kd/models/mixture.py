@@ -163,8 +163,8 @@ class GaussianMixture(nn.Module):
           Parameters as those of `init`.
 
         Raises:
-          ValueError: if a shape is another; or, where they are not traced, if a weight is
-            not positive or a covariance not positive-definite.
+          ValueError: if a shape is another; or, where they are not traced, if one is not
+            finite, a weight not positive, or a covariance not symmetric and positive-definite.
 
         Example:
           >>> mixture = GaussianMixture(num_components=1, num_dims=2, covariance="spherical")
@@ -183,10 +183,13 @@ class GaussianMixture(nn.Module):
             if jnp.shape(value) != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {jnp.shape(value)}.")
         _check_positive("weights", weights)
+        checks.check_finite("weights", weights)
+        checks.check_finite("means", means)
+        _check_covariances(covariances)
         variances = jnp.diagonal(covariances, axis1=1, axis2=2)
-        leaves = {"logits": jnp.log(weights), "locations": jnp.asarray(means)}
+        dtype = jnp.result_type(covariances, float)
+        leaves = {"logits": jnp.log(weights), "locations": jnp.asarray(means, dtype)}
         if self.covariance == "full":
-            # NaN where a covariance is not positive-definite, which the check refuses.
             factors = jnp.linalg.cholesky(covariances)
             diagonal = jnp.diagonal(factors, axis1=1, axis2=2)
             leaves["lower"] = _inverse(factors)[:, *np.tril_indices(size, -1)]
@@ -194,7 +197,8 @@ class GaussianMixture(nn.Module):
             diagonal = jnp.sqrt(variances)
         else:
             diagonal = jnp.sqrt(jnp.mean(variances, axis=1))
-        _check_positive("the diagonal of each Cholesky factor of covariances", diagonal)
+        # What is positive-definite may be too small for the precision at hand.
+        _check_positive("the scales of the covariances, in this precision,", diagonal)
         return {"params": leaves | {"log_scales": jnp.log(diagonal)}}
 
     @nn.nowrap
@@ -253,6 +257,19 @@ def _inverse(factors: Array) -> Array:
     """The inverses of lower triangular matrices `[K, D, D]`, lower triangular too."""
     identity = jnp.broadcast_to(jnp.eye(factors.shape[-1], dtype=factors.dtype), factors.shape)
     return jax.scipy.linalg.solve_triangular(factors, identity, lower=True)
+
+
+def _check_covariances(value: Array) -> None:
+    if isinstance(value, jax.core.Tracer):
+        return
+    value = np.asarray(value, np.float64)
+    checks.check_finite("covariances", value)
+    if np.min(np.linalg.eigvalsh(value)) <= 0:
+        raise ValueError("covariances must be positive-definite.")
+    scales = np.sqrt(np.diagonal(value, axis1=1, axis2=2))
+    gap = np.abs(value - np.swapaxes(value, 1, 2)) / (scales[:, :, None] * scales[:, None, :])
+    if np.max(gap) > 1e-4:
+        raise ValueError("covariances must be symmetric.")
 
 
 def _check_positive(name: str, value: Array) -> None:

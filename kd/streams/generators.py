@@ -1,10 +1,12 @@
 """Streams that draw their inputs from a distribution."""
 
+import functools
 from collections.abc import Sequence
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kd import checks
 from kd.batching import take_rows
@@ -128,7 +130,9 @@ def munge(
       A stream of batches `{"x": [B, ...]}`; its state is empty.
 
     Raises:
-      ValueError: if an argument is out of range, or `neighbours` is not `[N]`.
+      TypeError: if the inputs are not floating.
+      ValueError: if an argument is out of range, or `neighbours` is not `[N]` or (where it
+        is not traced) holds no indices.
 
     Example:
       >>> data = {"x": jnp.array([[0.0], [1.0]])}
@@ -144,6 +148,7 @@ def munge(
       stream has no end and its inputs are independent.
     """
     num_examples = checks.check_same_length("data", data["x"])
+    checks.check_floating("data['x']", data["x"])
     checks.check_count("batch_size", batch_size)
     checks.check_weight("swap_probability", swap_probability)
     checks.check_positive("local_variance", local_variance)
@@ -151,6 +156,7 @@ def munge(
         raise ValueError(
             f"neighbours must have shape ({num_examples},), got {jnp.shape(neighbours)}."
         )
+    checks.check_indices("neighbours", neighbours, num_examples)
 
     def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
         index_key, swap_key, noise_key = jax.random.split(key, 3)
@@ -175,7 +181,7 @@ def nearest_neighbours(x: Array, *, block_size: int = 1000) -> Array:
       `[N]`, int32; of several as near, the first.
 
     Raises:
-      ValueError: if N < 2 or `block_size` < 1.
+      ValueError: if N < 2 or `block_size` < 1, or `x` is not finite.
 
     Example:
       >>> nearest_neighbours(jnp.array([0.0, 1.0, 5.0, 5.5])).tolist()
@@ -183,18 +189,21 @@ def nearest_neighbours(x: Array, *, block_size: int = 1000) -> Array:
     """
     checks.check_count("number of examples", len(x), at_least=2)
     checks.check_count("block_size", block_size)
-    flat = jnp.reshape(jnp.asarray(x), (len(x), -1))
-    # Centred, so that the difference of squares below loses less.
-    flat = flat - jnp.mean(flat, 0, keepdims=True)
+    checks.check_finite("x", x)
+    flat = np.asarray(x, np.float64).reshape(len(x), -1)
+    flat = flat - flat.mean(axis=0)
+    # In double precision: a difference of squares loses the digits that they have in common.
+    with jax.enable_x64(True):
+        return _nearest(flat, min(block_size, len(flat)))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _nearest(flat: Array, block_size: int) -> Array:
     squares = jnp.sum(jnp.square(flat), -1)
 
     def nearest(index: Array) -> Array:
         # Without the example's own square, which is the same for all others.
-        products = jnp.matmul(flat, flat[index], precision=jax.lax.Precision.HIGHEST)
-        distances = squares - 2 * products
+        distances = squares - 2 * (flat @ flat[index])
         return jnp.argmin(distances.at[index].set(jnp.inf)).astype(jnp.int32)
 
-    indices = jnp.arange(len(flat))
-    return jax.jit(lambda i: jax.lax.map(nearest, i, batch_size=min(block_size, len(flat))))(
-        indices
-    )
+    return jax.lax.map(nearest, jnp.arange(len(flat)), batch_size=block_size)

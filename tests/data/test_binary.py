@@ -51,6 +51,8 @@ def test_packed_bits(tmp_path):
     assert_is_bits(load_binary(path, num_visible=12))
     with pytest.raises(DataError, match="must hold zeros and ones alone, or bits packed"):
         load_binary(path)
+    with pytest.raises(DataError, match="train has bits beyond the 9 pixels of an image"):
+        load_binary(path, num_visible=9)
 
 
 @pytest.mark.parametrize(
@@ -58,13 +60,27 @@ def test_packed_bits(tmp_path):
     [
         ({"test": BITS["test"] * 2}, None, "test must hold zeros and ones alone"),
         ({"train": np.full((3, 12), np.nan)}, None, "train must hold zeros and ones alone"),
-        ({"train": np.zeros(12)}, None, "train must be [N, I] with N >= 2, got float64 (12,)"),
-        ({"train": np.zeros((1, 12))}, None, "train must be [N, I] with N >= 2, got"),
-        ({"train": np.full((3, 12), "a")}, None, "train must be [N, I] with N >= 2, got <U1"),
+        (
+            {"train": np.zeros(12)},
+            None,
+            "train must be [N, I] with N >= 2 and I >= 1, got float64 (12,)",
+        ),
+        ({"train": np.zeros((1, 12))}, None, "train must be [N, I] with N >= 2 and"),
+        ({"train": np.zeros((3, 0))}, None, "I >= 1, got float64 (3, 0)"),
+        ({"train": np.full((3, 12), "a")}, None, "N >= 2 and I >= 1, got <U1"),
         ({"test": BITS["test"][:, :9]}, None, "train and test must have as many pixels, got"),
         ({}, 13, "train and test must have 13 pixels, got (9, 12) and (5, 12)"),
     ],
-    ids=["twos", "NaN", "a vector", "one example", "text", "two sizes", "another size"],
+    ids=[
+        "twos",
+        "NaN",
+        "a vector",
+        "one example",
+        "no pixels",
+        "text",
+        "two sizes",
+        "another size",
+    ],
 )
 def test_bad_images(tmp_path, changes, num_visible, expected):
     path = write(tmp_path / "own.npz", **BITS | changes)
@@ -99,9 +115,9 @@ def test_an_rbm_round_trips(tmp_path):
         ({"a": np.zeros((4, 1))}, "a must have shape (4,) to go with W (4, 3), got (4, 1)"),
         ({"W": np.zeros(4)}, "W must have shape [I, J], got (4,)"),
         ({"W": np.zeros((0, 3)), "a": np.zeros(0)}, "W must have shape [I, J], got (0, 3)"),
-        ({"b": np.array([0.0, np.nan, 1.0])}, "b must hold finite floating numbers, got float64"),
-        ({"a": np.full(4, np.inf)}, "a must hold finite floating numbers, got float64"),
-        ({"W": np.zeros((4, 3), int)}, "W must hold finite floating numbers, got int64"),
+        ({"b": np.array([0.0, np.nan, 1.0])}, "b holds 1 NaN or infinite values"),
+        ({"a": np.full(4, np.inf)}, "a holds 4 NaN or infinite values"),
+        ({"W": np.zeros((4, 3), int)}, "W must hold floating numbers, got int64"),
         ({"W": np.array([[None] * 3] * 4)}, "W of "),
     ],
     ids=[

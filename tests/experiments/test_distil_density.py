@@ -196,6 +196,8 @@ def test_a_killed_run_ends_with_the_same_bits(finished, tmp_path):
         ({"switch_at": 1}, "--switch_at must be a number and > 0 and <= 0.99; got '1'."),
         ({"batch_size": 300}, "leaves a stage of score without a step"),
         ({"batch_size": 100}, "leaves a stage of se+kl without a step"),
+        ({"batch_size": 10_000, "thinning": 10_000}, "are 100,000,000 chains, and 10,000,000"),
+        ({"grid_points": 40}, "--grid_points must be an integer and >= 80"),
         ({"teacher_from": "/tmp"}, "--teacher_from has no use here"),
         ({"data_dir": "/tmp"}, "--data_dir has no use here"),
     ],

@@ -72,3 +72,22 @@ def test_nade_needs_inputs_between_0_and_1():
     with pytest.raises(UserError, match="has them from -1 to 3: scale them to .0, 1."):
         generators.check(settings, standardised)
     generators.check(Settings(generator=("munge", "noise")), standardised)
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_pixels", "expected"),
+    [
+        ({"generator": ("nade",), "nade_epochs": 1e300}, 64, "31 are too many"),
+        ({"generator": ("nade",)}, 1, "needs inputs of two values or more"),
+        (
+            {"generator": ("munge",), "train_fraction": (1.0, 0.001)},
+            64,
+            "munge needs two training examples; raise --train_fraction",
+        ),
+    ],
+)
+def test_what_a_generator_cannot_take_is_refused_at_once(settings, num_pixels, expected):
+    digits = data.load("digits")
+    digits = digits._replace(train_x=digits.train_x.reshape(-1, 64)[:, :num_pixels])
+    with pytest.raises(UserError, match=expected):
+        generators.check(Settings(**settings), digits)

@@ -386,10 +386,10 @@ def test_betas_that_do_not_increase_from_0_to_1_are_refused(betas, message):
 def test_annealing_refuses():
     path, betas, key = make_path(SMALL, SMALL_BASE), np.array([0.0, 1.0]), jax.random.key(0)
     run, back = inference.annealed_importance_sampling, inference.reverse_annealed_log_weights
-    with pytest.raises(ValueError, match="number of log_weights must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="num_chains must be at least 2, got 1"):
         run(key, path, betas, num_chains=1)
     with pytest.raises(ValueError, match="num_chains must be at least 1, got 0"):
-        run(key, path, betas, num_chains=0)
+        inference.annealed_log_weights(key, path, betas, num_chains=0)
     with pytest.raises(TypeError, match="num_chains must be an integer"):
         run(key, path, betas, num_chains=2.0)
     with pytest.raises(TypeError, match="key must be one typed key"):

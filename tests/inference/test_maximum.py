@@ -62,6 +62,12 @@ def test_the_best_candidates_climb():
         assert float(value) == 5.0 and (x == 1).all()
 
 
+def test_where_the_potential_is_no_number_is_passed_over():
+    fn = lambda x: jnp.where(x[:, 0] == 1, jnp.nan, jnp.sum(x, -1))
+    value, x = max_lower_bound(fn, jnp.eye(SIZE))
+    assert float(value) == SIZE - 1 and x[0] == 0
+
+
 def test_raises():
     fn = lambda x: jnp.sum(x, -1)
     for candidates, options, message in (
@@ -73,3 +79,5 @@ def test_raises():
     ):
         with pytest.raises(ValueError, match=message):
             max_lower_bound(fn, candidates, **options)
+    with pytest.raises(ValueError, match=r"log_potential_fn must give shape \(2,\), got \(\)"):
+        max_lower_bound(jnp.sum, jnp.zeros((2, 3)))

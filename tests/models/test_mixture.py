@@ -286,14 +286,23 @@ def test_from_moments_raises():
         ({"means": jnp.zeros(2)}, "means must have shape (1, 2), got (2,)."),
         ({"covariances": jnp.eye(2)}, "covariances must have shape (1, 2, 2), got (2, 2)."),
         ({"weights": jnp.zeros(1)}, "weights must be positive, got [0.0]."),
-        ({"covariances": -covariances}, "the diagonal of each Cholesky factor of covariances"),
+        ({"weights": jnp.full(1, jnp.inf)}, "weights must be finite"),
+        ({"means": jnp.full((1, 2), jnp.nan)}, "means must be finite"),
+        ({"covariances": covariances * jnp.inf}, "covariances must be finite"),
+        ({"covariances": -covariances}, "covariances must be positive-definite"),
+        ({"covariances": jnp.array([[[1.0, 0.5], [0.0, 1.0]]])}, "must be symmetric"),
+        ({"covariances": 1e-40 * np.eye(2)[None]}, "the scales of the covariances, in this"),
     ]:
         arguments = {"weights": weights, "means": means, "covariances": covariances} | changed
         with pytest.raises(ValueError, match=re.escape(message)):
             mixture.from_moments(**arguments)
     for covariance in ("diagonal", "spherical"):
-        with pytest.raises(ValueError, match="must be positive"):
-            GaussianMixture(1, 2, covariance).from_moments(weights, means, -covariances)
+        for wrong in (-covariances, jnp.array([[[1.0, 2.0], [2.0, 1.0]]])):
+            with pytest.raises(ValueError, match="must be positive-definite"):
+                GaussianMixture(1, 2, covariance).from_moments(weights, means, wrong)
+    # Means may be given as integers.
+    params = mixture.from_moments(weights, np.array([[1, 2]]), covariances)
+    assert params["params"]["locations"].dtype == jnp.float32
     # Traced values pass; and what is captured is checked where all else is traced.
     traced = jax.jit(mixture.from_moments)(weights, means, covariances)
     np.testing.assert_allclose(mixture.covariances(traced), covariances, rtol=1e-6)

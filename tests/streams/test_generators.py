@@ -150,6 +150,14 @@ def test_nearest_neighbours_are_scipys(shape, block_size):
     np.testing.assert_array_equal(found, index[:, 1])
 
 
+def test_near_neighbours_far_from_the_origin_are_told_apart():
+    """In single precision the squares of what is far would have the digits to themselves."""
+    x = np.random.default_rng(1).random((100, 8)) + np.repeat([[-1000.0], [1000.0]], 50, axis=0)
+    x = np.concatenate([x.astype(np.float32), np.full((1, 8), 1e6, np.float32)])
+    _, index = spatial.cKDTree(x.astype(np.float64)).query(x, k=2)
+    np.testing.assert_array_equal(streams.nearest_neighbours(jnp.array(x)), index[:, 1])
+
+
 def test_twins_are_each_others_neighbours():
     x = jnp.array([[3.0, 3.0], [0.0, 0.0], [3.0, 3.0], [3.0, 3.0]])
     assert streams.nearest_neighbours(x).tolist() == [2, 0, 0, 0]
@@ -161,6 +169,7 @@ def test_munge_raises():
         ({"swap_probability": 1.5}, r"swap_probability must be in \[0, 1\], got 1.5"),
         ({"local_variance": 0.0}, "local_variance must be finite and positive, got 0.0"),
         ({"neighbours": jnp.zeros(2, int)}, r"neighbours must have shape \(3,\), got \(2,\)"),
+        ({"neighbours": jnp.array([0, 3, 1])}, r"neighbours must hold integers in \[0, 3\)"),
     ):
         options = {
             "data": EXAMPLES,
@@ -175,3 +184,8 @@ def test_munge_raises():
         streams.nearest_neighbours(jnp.zeros((1, 2)))
     with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):
         streams.nearest_neighbours(jnp.zeros((3, 2)), block_size=0)
+    with pytest.raises(ValueError, match="x must be finite"):
+        streams.nearest_neighbours(jnp.array([0.0, 1.0, jnp.nan]))
+    whole = {"x": jnp.zeros((3, 2), jnp.uint8)}  # Their differences would wrap.
+    with pytest.raises(TypeError, match="must be floating, got uint8"):
+        streams.munge(whole, NEIGHBOURS, 2, swap_probability=0.5, local_variance=1.0)
