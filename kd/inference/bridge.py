@@ -69,8 +69,8 @@ def bridge_sampling(
         a sample that the target excludes.
       log_weights_target: `[M]`, of samples of the target, M >= 2. Infinity is a sample that
         the proposal excludes. Their mean is at least log Z, and that of the proposal's at
-        most: where it is the other way round the two are swapped, or the samples are not
-        the target's, and the estimate is worth nothing, however small its error.
+        most: where it is plainly the other way round the two are swapped, or the samples
+        are not the target's, and the estimate is worth nothing, however small its error.
       max_iterations: at most as many evaluations of the two means.
       tolerance: relative to log Z where that is above 1, else in nats.
 
