@@ -176,14 +176,18 @@ def test_a_finished_run_is_shown_and_not_redone(finished):
     assert (finished.path / "summary.json").read_bytes() == before
 
 
-def test_a_killed_run_ends_with_the_same_bits(finished, tmp_path):
-    """In the second stage of a route on chains, and in a process of its own."""
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(finished, tmp_path):
+    """In the second stage of a route on chains, and while an export is written."""
     path = tmp_path / "run"
-    process = study_runs.start(path, TINY | {"checkpoint_seconds": 0}, module=MODULE)
-    in_second_stage = lambda: study_runs.checkpoints(path, "student-se+kl-logistic-kl")
-    stopped = study_runs.interrupt(process, in_second_stage, signal.SIGKILL)
-    assert stopped.returncode == -signal.SIGKILL
-    assert not (path / "summary.json").exists()
+
+    for when in (
+        lambda: study_runs.checkpoints(path, "student-se+kl-logistic-kl"),
+        lambda: list((path / "student").glob(".banana*/student.safetensors")),
+    ):
+        process = study_runs.start(path, TINY | {"checkpoint_seconds": 0}, module=MODULE)
+        stopped = study_runs.interrupt(process, when, signal.SIGKILL)
+        assert stopped.returncode == -signal.SIGKILL
+        assert not (path / "summary.json").exists()
     resumed = study_runs.succeed_here(path, TINY, module=MODULE)
     assert "done before" in resumed.stdout
     study_runs.assert_same_bits(resumed, finished)
