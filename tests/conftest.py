@@ -32,7 +32,7 @@ jax.config.update("jax_compilation_cache_dir", _CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-settings.register_profile("kd", derandomize=True, deadline=None, max_examples=6, database=None)
+settings.register_profile("kd", derandomize=True, deadline=None, max_examples=10, database=None)
 settings.load_profile("kd")
 
 
