@@ -3,7 +3,8 @@
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
+from experiments.flags import UserError
 from experiments.workdir import MetricsLog
 from kd.metrics import Estimate
 
@@ -102,6 +104,25 @@ def summary(experiment: str, preset: str, seconds: float, rows: Sequence[Row]) -
         "seconds": round(seconds, 1),
         "rows": [row._asdict() for row in rows],
     }
+
+
+class RowsByName(dict[str, dict[str, Any]]):
+    """The rows of a summary by name; one that must be there and is not is a `UserError`.
+
+    Args:
+      summary: the content of `summary.json`.
+      workdir: where it lies.
+    """
+
+    def __init__(self, summary: dict[str, Any], workdir: Path):
+        super().__init__((row["name"], row) for row in summary["rows"])
+        self._path = workdir / "summary.json"
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise UserError(
+            f"{self._path} is damaged (no row {name}); remove it, and the same command makes it "
+            "again."
+        )
 
 
 def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:

@@ -36,6 +36,7 @@ OWNED = {
 }
 TICK_SECONDS = 2.0
 NUMERICS = ("enable_x64", "default_prng_impl", "default_matmul_precision")
+ROW_NUMBERS, ROW_MAYBE = ("value", "repeats"), ("stderr", "paper")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -111,9 +112,14 @@ class Workdir:
             return None
         content = _read_json(path, "remove it, and the same command makes it again")
         rows = content.get("rows")
+        lacks = None
         if not rows or not isinstance(rows, list) or not all(_is_row(row) for row in rows):
+            lacks = "rows"
+        elif not _is_number(content.get("seconds")):
+            lacks = "seconds"
+        if lacks:
             raise UserError(
-                f"{path} is damaged (no rows); remove it, and the same command makes it again."
+                f"{path} is damaged (no {lacks}); remove it, and the same command makes it again."
             )
         return content
 
@@ -310,7 +316,15 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and {"name", "value", "stderr", "repeats", "paper"} <= row.keys()
+    if not isinstance(row, dict) or not {"name", *ROW_NUMBERS, *ROW_MAYBE} <= row.keys():
+        return False
+    needed = [row[name] for name in ROW_NUMBERS]
+    others = [row[name] for name in ROW_MAYBE if row[name] is not None]
+    return isinstance(row["name"], str) and all(_is_number(x) for x in needed + others)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _read_json(path: Path, way_out: str = "choose another workdir") -> dict[str, Any]:

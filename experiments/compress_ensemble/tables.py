@@ -214,12 +214,12 @@ def _time(compiled, params: PyTree, x: jax.Array) -> float:
 
 def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     """Prints the table at the end of a run."""
-    by_name = {row["name"]: row for row in summary["rows"]}
+    by_name = report.RowsByName(summary, workdir)
     conditions = settings.conditions()
     fractions = list(dict.fromkeys(fraction for _, _, fraction in conditions))
 
     def line(title: str, who: str, name: str) -> list[str]:
-        get = {key: by_name.get(f"{who}.{key}{name}") for key in ("accuracy", "log_prob", "ece")}
+        get = {key: by_name[f"{who}.{key}{name}"] for key in ("accuracy", "log_prob", "ece")}
         gap = (
             None
             if who == "teacher"

@@ -76,7 +76,7 @@ def rows(settings: Settings, results: dict[str, Results]) -> list[Row]:
 
 def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     """Prints the table at the end of a run."""
-    by_name = {row["name"]: row for row in summary["rows"]}
+    by_name = report.RowsByName(summary, workdir)
     lines = []
     for teacher in settings.teacher:
         floor = by_name[f"kl[{FLOOR},{teacher}]"]

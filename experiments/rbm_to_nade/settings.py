@@ -6,6 +6,7 @@ from experiments.flags import setting
 
 LOSSES = ("kl", "se", "se_then_kl", "data")
 OPTIMIZERS = ("adadelta", "adam")
+ADAM_RATE = 0.001
 MOST = 1_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
 
 
@@ -49,7 +50,10 @@ class Settings:
     )
     optimizer: str = setting("adadelta", "adadelta", "of NADE", choices=OPTIMIZERS)
     learning_rate: float = setting(
-        0.001, 0.001, "Adam's first, falling linearly to 0; ADADELTA has none", above=0
+        ADAM_RATE,
+        ADAM_RATE,
+        "Adam's first, falling linearly to 0; ADADELTA has none",
+        above=0,
     )
     offset: str = setting(
         "max", "max", "c of the square error: a number, or max, the largest log-potential found"

@@ -12,7 +12,7 @@ import optax
 import kd.random
 from experiments.flags import Options, UserError
 from experiments.rbm_to_nade import estimates, figures, tables
-from experiments.rbm_to_nade.settings import Settings
+from experiments.rbm_to_nade.settings import ADAM_RATE, Settings
 from experiments.report import Row
 from experiments.run import Run, execute
 from kd import data, losses, streams, training
@@ -69,6 +69,8 @@ def run(preset: str, settings: Settings, options: Options) -> None:
     """Runs the study, or goes on with it, and shows the table; a finished one only shows it."""
     if settings.offset != "max":
         _number(settings.offset)
+    if settings.optimizer != "adam" and settings.learning_rate != ADAM_RATE:
+        raise UserError("--learning_rate is Adam's: it needs --optimizer=adam.")
     if options.teacher_from is not None:
         raise UserError("--teacher_from has no use here: give the RBM as --rbm=FILE.npz.")
     summary = execute(

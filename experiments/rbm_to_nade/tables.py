@@ -101,7 +101,7 @@ def _thesis_log_z(name: str) -> float | None:
 
 def show(summary: dict[str, Any], workdir: Path) -> None:
     """Prints the table at the end of a run."""
-    by_name = {row["name"]: row for row in summary["rows"]}
+    by_name = report.RowsByName(summary, workdir)
     names = [
         name.removeprefix("log_z.")
         for name in by_name
@@ -155,7 +155,7 @@ def title(name: str) -> str:
         "bridge": "bridge",
     }
     head, _, rest = name.partition("[")
-    return words[head] + (f", {rest.removesuffix(']').replace(',', ' ')}" if rest else "")
+    return words.get(head, head) + (f", {rest.removesuffix(']').replace(',', ' ')}" if rest else "")
 
 
 def _show_log_probs(by_name: dict[str, Any]) -> None:

@@ -29,11 +29,13 @@ class AnnealingPath(NamedTuple):
         with `next_beta` below `beta`, and the kernel must be reversible, as Gibbs
         sampling through hidden variables, Metropolis-Hastings and slice sampling are.
       log_z_base: log of the sum or integral of :math:`f_0`, in nats.
+      check: `check(state)` raises for a state that is not one of the path's.
     """
 
     init: Callable[[Key, int], PyTree]
     step: Callable[[Key, PyTree, Array, Array], tuple[PyTree, Array]]
     log_z_base: float
+    check: Callable[[PyTree], None] = lambda state: None
 
 
 def annealed_importance_sampling(
@@ -170,9 +172,10 @@ def reverse_annealed_log_weights(
 
     Raises:
       TypeError, ValueError: as `annealed_log_weights`, or if the leaves of `target_state`
-        differ in length.
+        differ in length, or the path refuses it.
     """
     num_chains = checks.check_same_length("target_state", target_state)
+    path.check(target_state)
     betas = _checked_betas(betas)[::-1]
     # Each increment has the other sign backwards, and so has their sum.
     backward = path._replace(log_z_base=-path.log_z_base)

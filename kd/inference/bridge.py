@@ -15,6 +15,10 @@ from kd.inference.partition import (
     refuse_infinite,
 )
 
+# Standard errors by which the two means may lie on the wrong sides of log Z by chance, from
+# so many samples on; and the relative error of log-weights in single precision.
+MOST_REVERSED, FEWEST_JUDGED, ROUNDING = 8.0, 10, 1e-5
+
 
 class BridgeLogZ(NamedTuple):
     """An estimate of log Z by bridge sampling, in nats.
@@ -68,9 +72,7 @@ def bridge_sampling(
       log_weights_proposal: `[N]`, of samples of the proposal, N >= 2. Minus infinity is
         a sample that the target excludes.
       log_weights_target: `[M]`, of samples of the target, M >= 2. Infinity is a sample that
-        the proposal excludes. Their mean is at least log Z, and that of the proposal's at
-        most: where it is plainly the other way round the two are swapped, or the samples
-        are not the target's, and the estimate is worth nothing, however small its error.
+        the proposal excludes.
       max_iterations: at most as many evaluations of the two means.
       tolerance: relative to log Z where that is above 1, else in nats.
 
@@ -79,8 +81,8 @@ def bridge_sampling(
 
     Raises:
       ValueError: if an argument is not a vector of at least 2, one of its entries is NaN,
-        of the wrong infinity, or all are infinite (there is no overlap); or if
-        `max_iterations` < 1, or `tolerance` is not positive.
+        of the wrong infinity, or all are infinite (there is no overlap); if the two are the
+        wrong way round; or if `max_iterations` < 1, or `tolerance` is not positive.
 
     Example:
       >>> result = bridge_sampling(np.array([1.0, 1.0]), np.array([1.0, 1.0, 1.0]))
@@ -101,6 +103,7 @@ def bridge_sampling(
     refuse_infinite("log_weights_target", target, -np.inf, EXCLUDED_BY_TARGET)
     checks.check_count("max_iterations", max_iterations)
     checks.check_positive("tolerance", tolerance)
+    _refuse_swapped(proposal, target)
     log_ratio = np.log(target.size / proposal.size)
     value, num_iterations, is_converged = _solve(
         proposal, target, log_ratio, max_iterations, tolerance
@@ -123,6 +126,27 @@ def bridge_sampling(
         num_iterations=num_iterations,
         is_converged=is_converged,
     )
+
+
+def _refuse_swapped(proposal: np.ndarray, target: np.ndarray) -> None:
+    """Raises ValueError where the means are plainly on the wrong sides of log Z.
+
+    The mean log-weight is at most log Z over the proposal, and at least log Z over the
+    target. An estimate from samples that have it otherwise is worth nothing, and its
+    standard error does not tell.
+    """
+    both = np.concatenate([proposal, target])
+    if min(proposal.size, target.size) < FEWEST_JUDGED or not np.isfinite(both).all():
+        return
+    difference = np.mean(proposal) - np.mean(target)
+    stderr = np.hypot(
+        np.std(proposal) / np.sqrt(proposal.size), np.std(target) / np.sqrt(target.size)
+    )
+    if difference > MOST_REVERSED * stderr and difference > ROUNDING * abs(np.mean(target)):
+        raise ValueError(
+            f"log_weights_proposal have the mean {np.mean(proposal):.6g}, above log_weights_target "
+            f"with {np.mean(target):.6g}: they are swapped, or not of samples of the two."
+        )
 
 
 def _solve(

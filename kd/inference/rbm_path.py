@@ -56,8 +56,12 @@ def rbm_path(
     def init(key: Key, num: int) -> Array:
         return _draw(uniform_fn, key, jnp.broadcast_to(base, (num, base.size)), base.dtype)
 
-    def step(key: Key, x: Array, beta: Array, next_beta: Array) -> tuple[Array, Array]:
+    def check(x: Array) -> None:
         checks.check_last_axis("state", x, base.size)
+        checks.check_binary("state", x)
+
+    def step(key: Key, x: Array, beta: Array, next_beta: Array) -> tuple[Array, Array]:
+        check(x)
         key_h, key_x = jax.random.split(key)
         beta, next_beta = beta.astype(w.dtype), next_beta.astype(w.dtype)
         given = x.astype(w.dtype)
@@ -71,7 +75,7 @@ def rbm_path(
 
     # At beta = 0 each hidden variable of the target is a factor 2.
     visible = np.sum(np.logaddexp(0.0, np.asarray(base, np.float64)))
-    return AnnealingPath(init, step, float(visible + b.size * np.log(2.0)))
+    return AnnealingPath(init, step, float(visible + b.size * np.log(2.0)), check)
 
 
 def data_logits(x: Array, *, pseudo_count: float = 1.0) -> np.ndarray:

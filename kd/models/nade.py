@@ -147,13 +147,16 @@ class NADE(nn.Module):
           Samples, `[N, I]` of zeros and ones; and `conditionals` of them, `[N, I]`.
 
         Raises:
-          ValueError: if `num_samples` < 1.
+          ValueError: if `num_samples` < 1, or (where they are not traced) the parameters are
+            not finite.
 
         Reference:
           Papamakarios (2015), sections 4.2.2 and 2.2.3.
         """
         checks.check_count("num_samples", num_samples)
         weights = Weights(**params["params"])
+        # With NaN no number is below its probability, and all samples would be 0.
+        jax.tree.map(lambda x: checks.check_finite("params", x), weights)
         x, conditionals = _sample(weights, key, num_samples)
         return self._restored(x), self._restored(conditionals)
 

@@ -53,7 +53,8 @@ def block_gibbs(
       `GibbsInfo`.
 
     Raises:
-      ValueError: by `init`, as the model's methods for a bad position.
+      ValueError: if the parameters are not finite; by `init`, as the model's methods for a
+        bad position.
 
     Example:
       >>> from kd.models import RBM
@@ -67,6 +68,7 @@ def block_gibbs(
     Reference:
       Papamakarios (2015), "Distilling Model Knowledge", section 4.2.1, (4.33), (4.34).
     """
+    jax.tree.map(lambda x: checks.check_finite("params", x), params)
 
     def init(position: PyTree) -> Array:
         shape = jax.eval_shape(lambda x: model.hidden_logits(params, x), position)

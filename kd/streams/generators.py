@@ -1,6 +1,7 @@
 """Streams that draw their inputs from a distribution."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -81,7 +82,8 @@ def nade_conditionals(
       A stream of batches `{"x": [B, *shape]}`, in [0, 1].
 
     Raises:
-      ValueError: if a count is not positive.
+      ValueError: if a count is not positive, or the model's samples have not the entries of
+        `shape`.
 
     Example:
       >>> from kd.models import NADE
@@ -96,6 +98,11 @@ def nade_conditionals(
       Papamakarios (2015), "Distilling Model Knowledge", section 2.2.3.
     """
     checks.check_count("batch_size", batch_size)
+    one, _ = jax.eval_shape(lambda: nade.sample(params, jax.random.key(0), 1))
+    if one.shape != (1, math.prod(shape)):
+        raise ValueError(
+            f"shape must have the {one.shape[-1]} entries of a sample, got {tuple(shape)}."
+        )
 
     def draw(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
         _, conditionals = nade.sample(params, key, num_batches * batch_size)

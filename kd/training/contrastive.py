@@ -57,13 +57,14 @@ def contrastive_divergence(
       chains: positions of persistent chains, `[C, ...]`; None for CD-k.
 
     Returns:
-      An `Update` of batches `{"x": [B, ...]}`; its metric `"loss"` is the mean
+      An `Update` of batches `{"x": [B, ...]}`, B >= 1; its metric `"loss"` is the mean
       log-potential at the samples less that at the data, in nats: it is no measure of
       progress.
 
     Raises:
       TypeError: if the key is not one typed key.
-      ValueError: if `num_steps` < 1.
+      ValueError: if `num_steps` < 1, or there are no chains; by the update, for an empty
+        batch.
 
     Reference:
       Hinton (2002), "Training products of experts by minimizing contrastive divergence";
@@ -73,6 +74,8 @@ def contrastive_divergence(
     checks.check_key("key", key)
     checks.check_count("num_steps", num_steps)
     is_persistent = chains is not None
+    if is_persistent:
+        checks.check_same_length("chains", chains)
 
     def loss_fn(params: PyTree, data: PyTree, samples: PyTree) -> Array:
         return jnp.mean(log_potential_fn(params, samples)) - jnp.mean(
@@ -84,6 +87,7 @@ def contrastive_divergence(
         return ContrastiveState(params, optimizer.init(params), positions, key)
 
     def apply(state: ContrastiveState, batch: Batch) -> tuple[ContrastiveState, Metrics]:
+        checks.check_same_length("batch['x']", batch["x"])
         next_key, step_key = jax.random.split(state.key)
         sampler = sampler_fn(state.params)
         start = state.chains if is_persistent else sampler.init(batch["x"])

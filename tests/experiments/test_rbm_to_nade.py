@@ -184,6 +184,7 @@ def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path)
     [
         ({"offset": "most"}, "--offset must be max or a number; got 'most'."),
         ({"offset": "nan"}, "--offset must be max or a number; got 'nan'."),
+        ({"learning_rate": 0.1}, "--learning_rate is Adam's: it needs --optimizer=adam."),
         (
             {"rbm": "", "rbm_hidden": 21, "dataset": "digits"},
             "hidden or visible units, not 64 x 21.",

@@ -11,6 +11,7 @@ from experiments import report
 from experiments.compress_ensemble import settings as study_settings
 from experiments.compress_ensemble import tables
 from experiments.compress_ensemble.settings import Settings
+from experiments.flags import UserError
 from experiments.report import Progress, Row
 from experiments.workdir import MetricsLog
 from kd.metrics import Estimate
@@ -51,6 +52,15 @@ def test_summary_is_what_the_contract_says():
             },
         ],
     }
+
+
+def test_a_row_that_is_not_there_is_one_line(tmp_path):
+    rows = report.RowsByName(
+        report.summary("toy", "quick", 1.0, [Row("a", 1.0, None, 1, "")]), tmp_path
+    )
+    assert rows["a"]["value"] == 1.0 and rows.get("b") is None
+    with pytest.raises(UserError, match=r"summary\.json is damaged \(no row b\); remove it, and"):
+        rows["b"]
 
 
 def test_plus_minus():

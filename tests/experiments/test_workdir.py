@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = {"seed": 0, "loss": ("ce", "dse"), "rate": 0.1, "is_on": False}
 
 ROW = {"name": "a.b", "value": 1.0, "stderr": None, "repeats": 1, "unit": "", "paper": None}
-SUMMARY = {"experiment": "toy", "rows": [ROW]}
+SUMMARY = {"experiment": "toy", "seconds": 1.0, "rows": [ROW]}
 
 
 @contextlib.contextmanager
@@ -146,8 +146,18 @@ def test_a_corrupt_config_is_refused(tmp_path, content, word):
 
 @pytest.mark.parametrize(
     "content",
-    ['{"rows": [', "{}", '{"rows": []}', '{"rows": 3}', '{"rows": [{"name": "a"}]}', "[" * 100_000],
-    ids=["torn", "empty", "no rows", "number", "no value", "deep"],
+    [
+        *('{"rows": [', "{}", '{"rows": []}', '{"rows": 3}', '{"rows": [{"name": "a"}]}'),
+        "[" * 100_000,
+        json.dumps({"seconds": 1.0, "rows": [ROW | {"value": "1"}]}),
+        json.dumps({"seconds": 1.0, "rows": [ROW | {"stderr": "1"}]}),
+        json.dumps({"seconds": 1.0, "rows": [ROW | {"name": 1}]}),
+        json.dumps({"rows": [ROW]}),
+    ],
+    ids=[
+        *("torn", "empty", "no rows", "number", "no value", "deep"),
+        *("value is text", "error is text", "name is a number", "no seconds"),
+    ],
 )
 def test_a_corrupt_summary_is_refused(tmp_path, content):
     with opened(tmp_path / "run") as workdir:

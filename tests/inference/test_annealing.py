@@ -401,6 +401,8 @@ def test_annealing_refuses():
         run(key, scalar, betas, num_chains=4)
     with pytest.raises(ValueError, match=re.escape("state must have shape [..., 3], got (2, 4)")):
         back(key, path, betas, jnp.zeros((2, 4)))
+    with pytest.raises(ValueError, match="state must hold zeros and ones alone"):
+        back(key, path, betas, jnp.full((2, 3), 0.5))
     with pytest.raises(ValueError, match="target_state must hold arrays with one common length"):
         back(key, path, betas, (jnp.zeros((2, 3)), jnp.zeros((3, 3))))
     with pytest.raises(ValueError, match="log_weights: 2 of 2 are NaN"):

@@ -466,6 +466,24 @@ def test_bridge_refuses():
         inference.bridge_sampling(FINE, FINE, tolerance=0)
 
 
+@pytest.mark.parametrize("apart", [0.5, 2.0, 6.0])
+def test_bridge_refuses_swapped_sides(apart):
+    sides = gaussians_apart(apart, 2000)
+    inference.bridge_sampling(*sides)
+    with pytest.raises(ValueError, match=r"log_weights_proposal have the mean .*they are swapped"):
+        inference.bridge_sampling(*sides[::-1])
+
+
+def test_bridge_stands_sides_in_either_order_by_rounding_or_chance(x64):
+    """Of a perfect proposal both means are log Z, but for the last digits."""
+    rng = np.random.default_rng(0)
+    weights = 451.0 + 1e-4 * rng.normal(size=(2, 10_000))
+    weights[0] += 1e-4
+    inference.bridge_sampling(*weights)
+    for _ in range(200):
+        inference.bridge_sampling(*rng.normal(size=(2, 20)))
+
+
 ZEROS = jnp.zeros((4, NUM_VISIBLE))
 
 

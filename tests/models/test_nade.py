@@ -299,6 +299,8 @@ def test_raises():
                 method(params, jnp.array([0.0, bad, 1.0]))
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         nade.sample(params, jax.random.key(0), 0)
+    with pytest.raises(ValueError, match="params must be finite"):
+        nade.sample(jax.tree.map(lambda x: x * jnp.nan, params), jax.random.key(0), 1)
     for ordering in ((0, 1), (0, 1, 1), (1, 2, 3)):
         message = f"ordering must be a permutation of 0, ..., 2; got {ordering}"
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -103,3 +103,6 @@ def test_raises():
         sampler.init(jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="position must hold zeros and ones alone"):
         sampler.init(jnp.full((2, V), 0.5))
+    rbm, params = random_rbm()
+    with pytest.raises(ValueError, match="params must be finite"):
+        block_gibbs(rbm, jax.tree.map(lambda x: x * jnp.nan, params))

@@ -82,6 +82,8 @@ def test_nade_conditionals_raises():
         streams.nade_conditionals(nade, params, (4,), 0)
     with pytest.raises(ValueError, match="num_batches must be at least 1, got 0"):
         streams.nade_conditionals(nade, params, (4,), 2, num_batches=0)
+    with pytest.raises(ValueError, match=r"the 4 entries of a sample, got \(2, 3\)"):
+        streams.nade_conditionals(nade, params, (2, 3), 2)
 
 
 # MUNGE.

@@ -111,3 +111,9 @@ def test_raises():
         make(RBM_43.log_potential, gibbs, optax.sgd(0.1), 0)
     with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
         make(RBM_43.log_potential, gibbs, optax.sgd(0.1), jax.random.key(0), num_steps=0)
+    empty = jnp.zeros((0, 4))
+    with pytest.raises(ValueError, match="chains must hold at least one example"):
+        make(RBM_43.log_potential, gibbs, optax.sgd(0.1), jax.random.key(0), chains=empty)
+    update = make(RBM_43.log_potential, gibbs, optax.sgd(0.1), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"batch\['x'\] must hold at least one example"):
+        update.apply(update.init(random_params()), {"x": empty})
