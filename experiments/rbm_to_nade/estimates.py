@@ -1,7 +1,5 @@
 """Every estimate of log Z, each kept in `estimates.json` as soon as it is made."""
 
-import contextlib
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import numpy as np
 from scipy import special
 
 import kd.random
+from experiments.book import Book, has_value
 from experiments.run import Run
 from kd import inference
 from kd.inference import Proposal, rbm_path
@@ -41,15 +40,13 @@ def estimate_all(
 
     Chains run in single precision, log-weights are computed in double.
     """
-    book = Book(run, FILE)
+    book = Book(run.workdir, FILE, is_sound=_is_sound)
     if exact is not None:
         figures = {"value": exact, "stderr": 0.0, "low": exact, "high": exact}
         book.forget("exact", unless=figures)
-        book.keep("exact", lambda: figures)
-        book.show("exact")
+        _show("exact", book.keep("exact", lambda: figures))
     for name, estimate_fn in _estimators(run, teacher, train_x, _pairs(teacher, students)):
-        book.keep(name, estimate_fn)
-        book.show(name)
+        _show(name, book.keep(name, estimate_fn))
     return book.found
 
 
@@ -69,7 +66,7 @@ def cover(
     if not num_repeats:
         return {}
     pairs = _pairs(teacher, students)
-    book = Book(run, COVERAGE_FILE)
+    book = Book(run.workdir, COVERAGE_FILE, is_sound=_is_sound)
     for repeat in range(num_repeats):
         for name, estimate_fn in _estimators(run, teacher, train_x, pairs, f"#{repeat}"):
             book.keep(f"{name}#{repeat}", estimate_fn)
@@ -128,56 +125,19 @@ def _all_states(size: int, *, block_bits: int = 12):
         yield np.concatenate([block, np.tile(rest, (len(block), 1))], axis=1).astype(float)
 
 
-class Book:
-    """Estimates by name, in a file: a run that goes on makes only those that are missing.
-
-    Attributes:
-      found: those asked for so far, in that order.
-    """
-
-    def __init__(self, run: Run, file: str, *, has_intervals: bool = True):
-        self._run, self._file = run, file
-        self.found: Found = {}
-        self._before: Found = {}
-        # What was never made, or is damaged, is made again.
-        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
-            for name, estimate in json.loads((run.workdir.path / file).read_text()).items():
-                if _is_sound(estimate, has_intervals):
-                    self._before[name] = estimate
-
-    def forget(self, name: str, *, unless: dict[str, float]) -> None:
-        """Makes an estimate anew that differs from what is known better."""
-        if self._before.get(name) != unless:
-            self._before.pop(name, None)
-
-    def keep(self, name: str, estimate_fn: Callable[[], dict[str, Any]]) -> None:
-        """The estimate of that name, made now if there is none."""
-        if name in self._before:
-            self.found[name] = self._before.pop(name)
-        else:
-            estimate = estimate_fn()
-            self.found[name] = {key: _plain(value) for key, value in estimate.items()}
-            self._run.workdir.write_json(self._file, self.found | self._before)
-
-    def show(self, name: str) -> None:
-        shown = self.found[name]
-        print(
-            f"log_z.{name:<26} {shown['value']:9.3f}  ({shown['low']:.3f}, {shown['high']:.3f})",
-            flush=True,
-        )
-
-
-def _is_sound(estimate: dict[str, float], has_interval: bool) -> bool:
-    """A finite value inside its interval, whose ends may be infinite."""
-    value = estimate.get("value")
-    if not (isinstance(value, float) and np.isfinite(value)):
+def _is_sound(estimate: Any) -> bool:
+    """Whether it has a finite value inside its interval, whose ends may be infinite."""
+    if not has_value(estimate):
         return False
-    if not has_interval:
-        return True
     low, high, stderr = (estimate.get(key) for key in ("low", "high", "stderr"))
     return all(isinstance(x, float) for x in (low, high, stderr)) and (
-        low <= value <= high and stderr >= 0
+        low <= estimate["value"] <= high and stderr >= 0
     )
+
+
+def _show(name: str, estimate: dict[str, float]) -> None:
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    print(f"log_z.{name:<26} {value:9.3f}  ({low:.3f}, {high:.3f})", flush=True)
 
 
 class _Once:
@@ -190,10 +150,6 @@ class _Once:
         if not self._results:
             self._results.append(self._fn())
         return self._results[0]
-
-
-def _plain(value: Any) -> float | int | bool:
-    return value if isinstance(value, (bool, int)) else float(value)
 
 
 class _Pair:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.plotting import STYLE, plt, save
+from experiments.rbm_to_nade.settings import NUM_MONITORED
 from experiments.rbm_to_nade.tables import reference, title
 from experiments.run import Run
 from kd.models import NADE
@@ -39,9 +40,10 @@ def draw(
     potentials: np.ndarray,
 ) -> None:
     """Writes every figure into `figures/` of the workdir."""
+    of_teacher = potentials - reference(found)
     with plt.rc_context(STYLE):
-        save(_training(run, students), run, "training.png")
-        save(_agreement(log_probs, potentials - reference(found)), run, "agreement.png")
+        save(_training(run, students, of_teacher), run, "training.png")
+        save(_agreement(log_probs, of_teacher), run, "agreement.png")
         save(_log_z(found), run, "log_z.png")
         side = round(teacher.rbm.num_visible**0.5)
         if side**2 == teacher.rbm.num_visible:
@@ -49,8 +51,9 @@ def draw(
             save(_features(teacher, students, side), run, "features.png")
 
 
-def _training(run: Run, students: Students) -> plt.Figure:
+def _training(run: Run, students: Students, of_teacher: np.ndarray) -> plt.Figure:
     """Figure 4.5: mean log-probability of the first test images during training."""
+    level = float(np.mean(of_teacher[:NUM_MONITORED]))
     figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
     sizes = list(dict.fromkeys(hidden for _, hidden in students))
     curves = {condition: _curve(run, *condition) for condition in students}
@@ -59,6 +62,7 @@ def _training(run: Run, students: Students) -> plt.Figure:
         line = LINES[sizes.index(hidden) % len(LINES)]
         label = NAMES[loss] + (f", {hidden} units" if len(sizes) > 1 else "")
         axis.plot(steps, values, line, color=COLOURS[loss], label=label)
+    axis.axhline(level, color="black", lw=1, label="the RBM")
     # The first steps, far below, would hide the differences.
     ends = [value for _, values in curves.values() for value in values[len(values) // 2 :]]
     axis.set(xscale="log", xlabel="steps", ylabel="test log-probability, nats")
@@ -66,7 +70,7 @@ def _training(run: Run, students: Students) -> plt.Figure:
         span = max(ends) - min(ends)
         bottom = min(ends) - 0.5 * span - 0.1
         seen = [s for c in curves.values() for s, v in zip(*c, strict=True) if v >= bottom]
-        axis.set_ylim(bottom, max(ends) + 0.1 * span + 0.1)
+        axis.set_ylim(bottom, max(*ends, level) + 0.1 * span + 0.1)
         axis.set_xlim(0.8 * min(seen), 1.2 * max(seen))
     axis.xaxis.set_minor_formatter(plt.NullFormatter())
     figure.legend(loc="outside right center")

@@ -7,6 +7,7 @@ from experiments.flags import setting
 LOSSES = ("kl", "se", "se_then_kl", "data")
 OPTIMIZERS = ("adadelta", "adam")
 ADAM_RATE = 0.001
+NUM_MONITORED = 500  # Test images whose log-probability is followed in training.
 MOST = 1_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 
 import kd.random
+from experiments.book import Book
 from experiments.flags import Options, UserError
 from experiments.rbm_to_nade import estimates, figures, tables
-from experiments.rbm_to_nade.settings import ADAM_RATE, Settings
+from experiments.rbm_to_nade.settings import ADAM_RATE, NUM_MONITORED, Settings
 from experiments.report import Row
 from experiments.run import Run, execute
 from kd import data, losses, streams, training
@@ -25,7 +26,7 @@ from kd.types import Array, Batch, Key, PyTree, Sampler, Stream
 
 EXPERIMENT = "rbm_to_nade"
 COLUMNS = ("loss", "log_prob")
-NUM_POINTS, NUM_MONITORED = 40, 500
+NUM_POINTS = 40
 NUM_RBM_POINTS = 5
 EVALUATE_BLOCK = 500
 NUM_SEARCHED = 10_000
@@ -181,9 +182,8 @@ def find_offset(run: Run, teacher: Teacher) -> float:
     """Offset c of the square error: given, or the largest log-potential that a search finds."""
     if run.settings.offset != "max":
         return _number(run.settings.offset)
-    book = estimates.Book(run, "offset.json", has_intervals=False)
-    book.keep("offset", lambda: {"value": _largest_found(run, teacher)})
-    return book.found["offset"]["value"]
+    book = Book(run.workdir, "offset.json")
+    return book.keep("offset", lambda: {"value": _largest_found(run, teacher)})["value"]
 
 
 def _largest_found(run: Run, teacher: Teacher) -> float:
