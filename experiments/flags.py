@@ -55,8 +55,11 @@ OPTION_HELP = {
     "cache_gb": "most memory for the teacher's labels of a data set, in GB; 4 by default",
     "checkpoint_seconds": "least time between two checkpoints; 30 by default",
     "tensorboard": "write TensorBoard events as well",
-    "teacher_from": "workdir of another run with the same teacher, to use its",
+    "teacher_from": "workdir of another run with the same teacher settings: its teacher is used",
 }
+# Every study has these; each says which of the others it has.
+NUMBERS = {"cache_gb", "checkpoint_seconds"}
+COMMON_OPTIONS = ("preset", "workdir", "checkpoint_seconds", "tensorboard")
 
 
 def setting(
@@ -157,25 +160,32 @@ def _expected(field: dataclasses.Field) -> str:
     return " and ".join([names[kind], *bounds]) if bounds else names[kind]
 
 
-def help_text(name: str, description: str, settings_class: type) -> str:
+def help_text(
+    name: str, description: str, settings_class: type, options: Sequence[str] = ()
+) -> str:
     """The page `--help` prints: every flag with its value in each preset."""
     paragraphs = textwrap.dedent(description).strip().split("\n\n")
     lines = ["\n\n".join(textwrap.fill(paragraph, 78) for paragraph in paragraphs)]
     lines += ["", f"usage: python -m {name} [--flag=value ...]"]
     lines += ["", f"{'setting':<24}{'quick':<20}paper"]
     for field in dataclasses.fields(settings_class):
-        quick, paper = (_show(field.metadata[preset]) for preset in PRESETS)
+        quick, paper = (_show(field.metadata[preset]) or "(none)" for preset in PRESETS)
         lines.append(f"  --{field.name:<19} {quick:<19} {paper}")
         meaning = field.metadata["help"]
-        if field.metadata["choices"]:
+        if field.metadata["choices"] or field.type is bool:
             meaning += f" ({_expected(field)})"
         lines += textwrap.wrap(meaning, 78, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += ["", "option"]
-    for option, help in OPTION_HELP.items():
+    for option in _all_options(options):
+        help = OPTION_HELP[option]
         lines += textwrap.wrap(
             f"--{option:<20} {help}", 78, initial_indent="  ", subsequent_indent=" " * 25
         )
     return "\n".join(lines)
+
+
+def _all_options(of_study: Sequence[str]) -> list[str]:
+    return [name for name in OPTION_HELP if name in {*COMMON_OPTIONS, *of_study}]
 
 
 def _show(value: Any) -> str:
@@ -198,6 +208,8 @@ def main(
     description: str,
     settings_class: type,
     run_fn: Callable[[str, Any, Options], None],
+    *,
+    options: Sequence[str] = (),
 ) -> None:
     """Parses the command line and runs a study; a user's mistake ends in one line.
 
@@ -206,20 +218,23 @@ def main(
       description: printed by `--help`.
       settings_class: a dataclass whose fields are `setting`s.
       run_fn: `run_fn(preset, settings, options)`. It does the heavy imports.
+      options: those of `Options` that this study has, besides `COMMON_OPTIONS`.
     """
     _settle_streams()
     if {"--help", "-help", "-h", "--h"} & set(sys.argv[1:]):
-        print(help_text(name, description, settings_class))
+        print(help_text(name, description, settings_class, options))
         return
     for field in dataclasses.fields(settings_class):
         define = absl_flags.DEFINE_bool if field.type is bool else absl_flags.DEFINE_string
         define(field.name, None, field.metadata["help"])
-    for option in ("preset", "workdir", "data_dir", "teacher_from"):
-        absl_flags.DEFINE_string(option, None, OPTION_HELP[option])
-    for option in ("cache_gb", "checkpoint_seconds"):
-        default = getattr(Options, option)
-        absl_flags.DEFINE_float(option, default, OPTION_HELP[option], lower_bound=0.0)
-    absl_flags.DEFINE_bool("tensorboard", False, OPTION_HELP["tensorboard"])
+    for option in _all_options(options):
+        default, help = getattr(Options, option, None), OPTION_HELP[option]
+        if option in NUMBERS:
+            absl_flags.DEFINE_float(option, default, help, lower_bound=0.0)
+        else:
+            is_switch = isinstance(default, bool)
+            define = absl_flags.DEFINE_bool if is_switch else absl_flags.DEFINE_string
+            define(option, default, help)
     app.run(
         lambda argv: _run(name, settings_class, run_fn),
         flags_parser=lambda argv: _parse_command_line(argv, name),
@@ -243,18 +258,17 @@ def _run(name: str, settings_class: type, run_fn) -> None:
     preset = "quick" if values.preset is None else values.preset
     _quiet_logs()
     try:
-        for option in ("cache_gb", "checkpoint_seconds"):
-            if not math.isfinite(values[option].value):
-                raise UserError(f"--{option} must be finite; got {values[option].value}.")
+        found = {
+            field.name: values[field.name].value
+            for field in dataclasses.fields(Options)
+            if field.name in values
+        }
+        for option in NUMBERS & found.keys():
+            if not math.isfinite(found[option]):
+                raise UserError(f"--{option} must be finite; got {found[option]}.")
         settings = resolve(settings_class, preset, given)
-        options = Options(
-            Path(values.workdir or default_workdir(name, preset, settings)),
-            values.data_dir,
-            values.cache_gb,
-            values.checkpoint_seconds,
-            values.tensorboard,
-            values.teacher_from,
-        )
+        workdir = Path(found.pop("workdir") or default_workdir(name, preset, settings))
+        options = Options(workdir, **found)
         run_fn(preset, settings, options)
     except UserError as error:
         _fail(str(error))
@@ -262,7 +276,8 @@ def _run(name: str, settings_class: type, run_fn) -> None:
         _fail(f"{error}. Nothing that was saved is lost: free the cause, run the same command.")
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # A second one would only tear the exit.
-        _fail("stopped; the same command goes on from the last checkpoint, if any.", status=130)
+        message = "stopped; the same command goes on from the last checkpoint, if any."
+        _fail(message, status=130, word="")
 
 
 def _settle_streams() -> None:
@@ -323,6 +338,6 @@ def default_workdir(name: str, preset: str, settings: Any) -> str:
     return str(Path("runs") / name.rsplit(".", 1)[-1] / leaf)
 
 
-def _fail(message: str, status: int = 1) -> typing.NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str, *, status: int = 1, word: str = "error: ") -> typing.NoReturn:
+    print(f"{word}{' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)

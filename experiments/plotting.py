@@ -4,6 +4,7 @@ import os
 
 os.environ["MPLBACKEND"] = "Agg"  # Whatever it was; matplotlib reads it as it is imported.
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
 
 from experiments.run import Run  # noqa: E402
 
@@ -17,6 +18,21 @@ STYLE = {
     "grid.color": "#dddddd",
     "legend.frameon": False,
 }
+
+# Where the ends of an axis have less than this ratio, its labels in every decade.
+STEPS = ((30.0, (1, 2, 5)), (200.0, (1, 3)))
+
+
+def label_counts(axis: plt.Axes) -> None:
+    """Labels a logarithmic x axis of counts: 100, 1,000 and so on, more where it is short.
+
+    To be called when the limits are final.
+    """
+    low, high = axis.get_xlim()
+    steps = next((steps for ratio, steps in STEPS if high / low < ratio), (1,))
+    axis.xaxis.set_major_locator(LogLocator(subs=steps))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: plt.Figure, run: Run, name: str) -> None:

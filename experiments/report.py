@@ -72,7 +72,9 @@ class Progress:
         if self._writer is not None:
             for name, value in figures.items():
                 self._writer.add_scalar(f"{self._phase}/{name}", value, step)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        shown = "  ".join(
+            f"{name} {value:.4g}" for name, value in figures.items() if not name.endswith("_stderr")
+        )
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(shown[: WIDTH // 2], refresh=False)
         now = time.monotonic()

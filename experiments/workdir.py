@@ -30,6 +30,7 @@ OWNED = {
     "figures",
     "metrics.csv",
     "offset.json",
+    "rbm.npz",
     "student",
     "summary.json",
     "tensorboard",

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd import derivatives, losses, models
+from experiments.rbm_to_nade.estimates import exact_log_z
+from experiments.rbm_to_nade.study import Teacher
+from kd import derivatives, inference, losses, models
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -76,6 +78,19 @@ def test_the_forest_labels_a_data_set():
     exec(compile(block("RandomForest"), "README.md", "exec"), names)
     probs = np.exp(names["labelled"]["teacher_log_probs"])
     np.testing.assert_allclose(probs, names["forest"].predict_proba(names["train_x"]), atol=1e-6)
+
+
+def test_the_rbm_and_its_nade_agree_with_enumeration():
+    names = {}
+    # A quarter of the steps is as right, with fewer effective samples.
+    text = block("contrastive_divergence")
+    assert text.count(", 2000") == 2
+    text = text.replace(", 2000", ", 500")
+    exec(compile(text, "README.md", "exec"), names)
+    teacher = Teacher(names["rbm"], names["teacher"], is_trained_here=True)
+    found = inference.importance_sampling(names["log_weights"])
+    assert found.effective_samples > 1000
+    assert found.low < exact_log_z(teacher) < found.high
 
 
 def test_every_name_in_the_table_of_methods_exists():

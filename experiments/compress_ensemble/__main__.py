@@ -19,4 +19,5 @@ def run(preset: str, settings: Settings, options: flags.Options) -> None:
 
 
 if __name__ == "__main__":
-    flags.main("experiments.compress_ensemble", __doc__, Settings, run)
+    options = ("data_dir", "cache_gb", "teacher_from")
+    flags.main("experiments.compress_ensemble", __doc__, Settings, run, options=options)

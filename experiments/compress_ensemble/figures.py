@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.compress_ensemble.tables import Students, Trained, curve_figures
-from experiments.plotting import STYLE, plt, save
+from experiments.plotting import STYLE, label_counts, plt, save
 from experiments.run import Run
 from kd.data import Dataset
 from kd.derivatives import input_jacobian
+from kd.types import Stream
 
 # One colour a loss, the same in every figure (Okabe and Ito's palette, told apart by
 # colour-blind readers too).
@@ -29,6 +30,7 @@ INPUTS = {
     "noise": "inputs: noise",
     "munge": "inputs: MUNGE of the data set",
 }
+SHORT_INPUTS = {"dataset": "the data set", "nade": "NADE", "noise": "noise", "munge": "MUNGE"}
 FIGURES = {"accuracy": "accuracy, %", "log_prob": "log-probability, nats"}
 NAMES = {
     "ce": "cross-entropy",
@@ -38,7 +40,7 @@ NAMES = {
     "logits": "logits",
     "soft_target": "soft targets",
 }
-NUM_DIGITS = 6
+NUM_DIGITS, NUM_INPUTS = 6, 12
 
 
 def draw(
@@ -47,6 +49,7 @@ def draw(
     teacher: Trained,
     direct: dict[float, Trained],
     students: Students,
+    sources: dict[tuple[str, float], Stream],
 ) -> None:
     """Writes every figure into `figures/` of the workdir."""
     with plt.rc_context(STYLE):
@@ -62,6 +65,8 @@ def draw(
         if shape is not None:
             maps = _derivatives(dataset, shape, teacher, shown, run.settings.num_repeats)
             save(maps, run, "derivatives.png")
+            if any(generator != "dataset" for generator, _ in sources):
+                save(_inputs(run, dataset, shape, sources), run, "inputs.png")
 
 
 def _training_curves(
@@ -90,12 +95,12 @@ def _training_curves(
             (labels,) = axis.plot(baseline[0], baseline[column], "--", color="#555555")
             ensemble = axis.axhline(teacher[name], color="black", linewidth=1)
             axis.set(ylabel=f"test {FIGURES[name]}", xscale="log")
-            axis.xaxis.set_minor_formatter(plt.NullFormatter())
         if len(generators) > 1:
             row[0].set_title(INPUTS[generator], loc="left", fontsize=9)
     _keep_the_top(axes, {**curves, "labels": baseline}, list(teacher.values()))
     for axis in axes[-1]:
         axis.set_xlabel("training examples seen")
+        label_counts(axis)
     handles |= {"trained on the labels": labels, "the ensemble": ensemble}
     figure.legend(handles.values(), handles.keys(), loc="outside right center")
     repeats = run.settings.num_repeats
@@ -150,9 +155,11 @@ def _derivatives(
     index = [int(np.argmax(dataset.test_y == label)) for label in classes]
     x, y = jnp.asarray(dataset.test_x[index]), jnp.asarray(dataset.test_y[index])
     maps = {"the ensemble": _slopes(teacher.log_prob_fn, teacher.params, x, y)}
-    for (loss, _, _), student in students.items():
+    has_several = len({generator for _, generator, _ in students}) > 1
+    for (loss, generator, _), student in students.items():
         first = jax.tree.map(lambda leaf: leaf[0], student.params)
-        maps[_name(loss, "\n")] = _slopes(student.log_prob_fn, first, x, y)
+        name = _name(loss, "\n") + (f"\non {SHORT_INPUTS[generator]}" if has_several else "")
+        maps[name] = _slopes(student.log_prob_fn, first, x, y)
     figure, axes = plt.subplots(
         1 + len(maps),
         len(index),
@@ -166,11 +173,7 @@ def _derivatives(
             scale = np.abs(slopes[column]).max()
             image = slopes[column].reshape(shape)
             axes[row, column].imshow(image, cmap="RdBu_r", vmin=-scale, vmax=scale)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.grid(False)
-        for spine in axis.spines.values():
-            spine.set_visible(False)
+    _bare(axes)
     for axis, name in zip(axes[:, 0], ["input", *maps], strict=True):
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
     figure.suptitle(
@@ -180,6 +183,45 @@ def _derivatives(
     )
     figure.tight_layout()
     return figure
+
+
+def _inputs(
+    run: Run, dataset: Dataset, shape: tuple[int, int], sources: dict[tuple[str, float], Stream]
+) -> plt.Figure:
+    """What each generator makes, below as many examples of the data set."""
+    low, high = dataset.train_x.min(), dataset.train_x.max()
+    rows = {"the data set": dataset.train_x[:NUM_INPUTS]}
+    has_several = len({fraction for _, fraction in sources}) > 1
+    for (generator, fraction), stream in sources.items():
+        if generator == "dataset":
+            continue
+        init_key, next_key = jax.random.split(run.key(f"figure[{generator},{fraction:g}]"))
+        drawn, state = [], jax.jit(stream.init)(init_key)
+        while len(drawn) < NUM_INPUTS:
+            next_key, key = jax.random.split(next_key)
+            state, batch = jax.jit(stream.next)(key, state)
+            drawn.extend(np.asarray(batch["x"]))
+        of = f",\n{100 * fraction:g} %" if has_several else ""
+        rows[f"{SHORT_INPUTS[generator]}{of}"] = np.stack(drawn[:NUM_INPUTS])
+    figure, axes = plt.subplots(
+        len(rows), NUM_INPUTS, figsize=(0.75 * NUM_INPUTS + 1.2, 0.8 * len(rows)), squeeze=False
+    )
+    for row, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(row, images, strict=False):
+            axis.imshow(image.reshape(shape), cmap="gray_r", vmin=low, vmax=high)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    _bare(axes)
+    figure.tight_layout()
+    return figure
+
+
+def _bare(axes: np.ndarray) -> None:
+    """Images alone: no ticks, grid or frame."""
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
 
 
 def _slopes(log_prob_fn, params, x: jax.Array, y: jax.Array) -> np.ndarray:

@@ -74,8 +74,9 @@ def compress(run: Run, dataset: Dataset) -> list[Row]:
     fractions = dict.fromkeys(fraction for _, _, fraction in run.settings.conditions())
     teacher = train_ensemble(run, dataset)
     direct = {fraction: train_direct(run, dataset, fraction) for fraction in fractions}
-    students = distil_all(run, dataset, teacher)
-    figures.draw(run, dataset, teacher, direct, students)
+    sources = generators.sources(run, dataset)
+    students = distil_all(run, dataset, teacher, sources)
+    figures.draw(run, dataset, teacher, direct, students, sources)
     export(run, dataset, students)
     return tables.rows(run.settings, dataset, teacher, direct, students)
 
@@ -125,13 +126,14 @@ def train_direct(run: Run, dataset: Dataset, fraction: float) -> Trained:
     return _train_students(run, phase, dataset, stream, objective, model, num_steps)
 
 
-def distil_all(run: Run, dataset: Dataset, teacher: Trained) -> tables.Students:
+def distil_all(
+    run: Run, dataset: Dataset, teacher: Trained, sources: dict[tuple[str, float], Stream]
+) -> tables.Students:
     """A student for every condition; the teacher labels a data set only once."""
     settings = run.settings
     teacher_fn = partial(teacher.log_prob_fn, teacher.params)
     model = models.MLP(settings.student_hidden, dataset.num_classes)
     cache = inputs.labels(run, dataset, teacher_fn) if inputs.cached_losses(settings) else {}
-    sources = generators.sources(run, dataset)
     students = {}
     for condition in settings.conditions():
         loss, generator, fraction = condition

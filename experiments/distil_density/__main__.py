@@ -3,7 +3,7 @@
 Papamakarios (2015), "Distilling Model Knowledge", section 4.1, for continuous
 densities, which the thesis left undone. Students learn from samples of the teacher
 (kl), from its log-potentials there as well (se), from its scores (score), or from
-se first and then kl (se+kl); each is judged by its KL divergence from the teacher,
+se first and then kl (se_then_kl); each is judged by its KL divergence from the teacher,
 by quadrature. Settings that take several values, separated by commas, are run in
 every combination.
 """

@@ -6,17 +6,17 @@ import numpy as np
 
 from experiments.distil_density.routes import Stage, phase_name
 from experiments.distil_density.tables import Results, Trained
-from experiments.plotting import STYLE, plt, save
+from experiments.plotting import STYLE, label_counts, plt, save
 from experiments.run import Run
 from kd.models import GaussianMixture
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
-COLOURS = {"kl": "#0072B2", "se": "#D55E00", "score": "#009E73", "se+kl": "#CC79A7"}
+COLOURS = {"kl": "#0072B2", "se": "#D55E00", "score": "#009E73", "se_then_kl": "#CC79A7"}
 NAMES = {
     "kl": "KL divergence (kl)",
     "se": "square error (se)",
     "score": "score matching (score)",
-    "se+kl": "square error, then KL (se+kl)",
+    "se_then_kl": "square error, then KL (se_then_kl)",
 }
 NUM_PIXELS = 200
 # Contours where the log-density is so much below its maximum, in nats.
@@ -48,11 +48,14 @@ def _curves(run: Run, results: dict[str, Results], stages: dict[str, list[Stage]
             axis.fill_between(x, low, y + error, color=COLOURS[loss], alpha=0.2, linewidth=0)
             handles[NAMES[loss]] = line
         floor = axis.axhline(np.mean(result.floor.kl), color="black", linewidth=1)
-        handles["the floor"] = floor
+        handles["the floor: the best student,\ntrained on with the teacher itself"] = floor
         axis.set(xscale="log", yscale="log", title=name, xlabel="samples of the teacher")
+        label_counts(axis)
         axis.grid(color="#dddddd")
     axes[0, 0].set_ylabel("D(teacher || student), nats")
-    figure.legend(handles.values(), handles.keys(), loc="outside right center")
+    repeats = run.settings.num_repeats
+    title = f"mean of {repeats} students ± one standard error" if repeats > 1 else None
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", title=title)
     return figure
 
 
@@ -76,7 +79,7 @@ def _curve(
 
 
 def _contours(run: Run, results: dict[str, Results]) -> plt.Figure:
-    """The teacher and the first student of every route, a row a teacher."""
+    """The teacher and the best student of every route, a row a teacher."""
     losses = run.settings.loss
     figure, axes = plt.subplots(
         len(results),
@@ -95,14 +98,17 @@ def _contours(run: Run, results: dict[str, Results]) -> plt.Figure:
             z = z.reshape(NUM_PIXELS, NUM_PIXELS) - np.max(z)
             levels = [-depth for depth in DEPTHS]
             axis.contour(*extent, z, levels, cmap="viridis", linewidths=0.8, linestyles="solid")
-            axis.set(xticks=[], yticks=[])
-        row[0].set_ylabel(name)
-    for axis, title in zip(axes[0], ["the teacher", *losses], strict=True):
+            axis.locator_params(nbins=4)
+        row[0].set_ylabel(f"{name}\n$x_2$")
+    for axis in axes[-1]:
+        axis.set_xlabel("$x_1$")
+    titles = ["the teacher", *(NAMES[loss].replace(" (", "\n(") for loss in losses)]
+    for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     levels = ", ".join(f"{depth:g}" for depth in reversed(DEPTHS))
+    best = ", the best student of each loss" if run.settings.num_repeats > 1 else ""
     figure.supxlabel(
-        f"log-density {levels} nats below its maximum; the first student of each route",
-        fontsize=8,
+        f"log-density {levels} nats below its maximum, from yellow to dark{best}", fontsize=8
     )
     return figure
 
@@ -125,5 +131,4 @@ def _log_potential(result: Results, points: np.ndarray) -> np.ndarray:
 def _log_density(run: Run, trained: Trained, points: np.ndarray) -> np.ndarray:
     settings = run.settings
     student = GaussianMixture(settings.num_components, 2, settings.covariance)
-    first = jax.tree.map(lambda leaf: leaf[0], trained.params)
-    return np.asarray(jax.jit(student.log_prob)(first, jnp.asarray(points)))
+    return np.asarray(jax.jit(student.log_prob)(trained.best_params(), jnp.asarray(points)))

@@ -32,8 +32,8 @@ def stages_of_all(settings: Settings) -> dict[str, list[Stage]]:
     num_steps = settings.num_samples // settings.batch_size
     found = {}
     for loss in settings.loss:
-        first, *rest = loss.split("+")
-        switch = round(settings.switch_at * num_steps) if rest else num_steps
+        first, *rest = loss.split("_then_")
+        switch = round(settings.se_fraction * num_steps) if rest else num_steps
         found[loss] = [Stage(first, 0, switch)]
         found[loss] += [Stage(second, switch, num_steps) for second in rest]
         if any(stage.start >= stage.stop for stage in found[loss]):

@@ -5,7 +5,7 @@ import dataclasses
 from experiments.flags import setting
 
 TEACHERS = ("banana", "modes", "logistic")
-LOSSES = ("kl", "se", "score", "se+kl")
+LOSSES = ("kl", "se", "score", "se_then_kl")
 COVARIANCES = ("full", "diagonal", "spherical")
 MOST = 1_000_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
 
@@ -33,8 +33,8 @@ class Settings:
     learning_rate: float = setting(
         0.05, 0.05, "of Adam at the start; it falls to 0 along a cosine", above=0
     )
-    switch_at: float = setting(
-        0.1, 0.1, "part of the steps that se+kl spends on se", above=0, at_most=0.99
+    se_fraction: float = setting(
+        0.1, 0.1, "part of the steps that se_then_kl spends on se", above=0, at_most=0.99
     )
     offset_gap: float = setting(
         1.0,

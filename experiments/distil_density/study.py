@@ -38,9 +38,6 @@ FLOOR_GRID = 80  # Points along an axis of the grid on which the floor is traine
 
 def run(preset: str, settings: Settings, options: Options) -> None:
     """Runs the study, or goes on with it, and shows the table; a finished one only shows it."""
-    for name in ("data_dir", "teacher_from"):
-        if getattr(options, name) is not None:
-            raise UserError(f"--{name} has no use here: the teachers of this study are formulas.")
     summary = execute(
         EXPERIMENT,
         preset,
@@ -166,8 +163,7 @@ def train_floor(run: Run, problem: Problem, students: list[Trained]) -> Trained:
     """
     settings = run.settings
     best = min(students, key=lambda trained: np.min(trained.kl))
-    index = int(np.argmin(best.kl))
-    starts = jax.tree.map(lambda leaf: leaf[index : index + 1], best.params)
+    starts = jax.tree.map(lambda leaf: leaf[None], best.best_params())
     log_prob_fn = student_of(settings).log_prob
     coarse = quadrature(problem.teacher, FLOOR_GRID)
     batch = {
@@ -187,19 +183,25 @@ def train_floor(run: Run, problem: Problem, students: list[Trained]) -> Trained:
 
 
 def export(run: Run, results: dict[str, Results]) -> None:
-    """Of each teacher the first student of the best route, as a function to log-densities."""
+    """Of each teacher the best student of the best route, as a function to log-densities."""
     for name, result in results.items():
         loss = tables.best_loss(result)
+        best = result.students[loss]
         parts = () if len(results) == 1 else (name,)
         export_student(
             run.workdir.file("student", *parts),
             student_of(run.settings).log_prob,
-            jax.tree.map(lambda leaf: leaf[0], result.students[loss].params),
+            best.best_params(),
             input_shape=(2,),
             metadata={
                 "experiment": EXPERIMENT,
                 "condition": [loss, name],
-                "kl": float(result.students[loss].kl[0]),
+                "kl": float(np.min(best.kl)),
+                "model": {
+                    "num_components": run.settings.num_components,
+                    "num_dims": 2,
+                    "covariance": run.settings.covariance,
+                },
             },
             # Of log-densities near -100 in single precision.
             tolerance=1e-3,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from experiments import report
@@ -25,6 +26,10 @@ class Trained(NamedTuple):
 
     params: PyTree
     kl: np.ndarray
+
+    def best_params(self) -> PyTree:
+        """Of the student with the least divergence."""
+        return jax.tree.map(lambda leaf: leaf[int(np.argmin(self.kl))], self.params)
 
 
 class Results(NamedTuple):
@@ -90,7 +95,10 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
                 [f"{teacher}, {loss}", report.pm(row, 5), gap, _best(by_name, loss, teacher)]
             )
     title = f"D(teacher || student), nats, after {settings.num_samples:,} samples"
-    report.print_table(title, ("", "KL", "gap to the floor", "best of them"), lines)
+    header = ["", "KL", "gap to the floor", "best of them"]
+    if settings.num_repeats == 1:
+        header, lines = header[:-1], [line[:-1] for line in lines]
+    report.print_table(title, header, lines)
     if settings.num_repeats > 1:
         print(f"± is one standard error over {settings.num_repeats} students.", end=" ")
     print("The floor is the best student of all,\ntrained on with the teacher's own density.")

@@ -4,7 +4,8 @@ Papamakarios (2015), "Distilling Model Knowledge", chapter 4: the RBM is known u
 partition function Z; NADEs learn from its Gibbs samples (kl), or from its unnormalised
 log-probabilities at them (se), and then serve as proposals for estimates of log Z, which
 stand beside annealed importance sampling and, where it can be had, the exact value.
-Settings that take several values, separated by commas, are run in every combination.
+The RBM is trained here, or read from --rbm; a run leaves its own as rbm.npz. Settings
+that take several values, separated by commas, are run in every combination.
 """
 
 from experiments import flags
@@ -19,4 +20,4 @@ def run(preset: str, settings: Settings, options: flags.Options) -> None:
 
 
 if __name__ == "__main__":
-    flags.main("experiments.rbm_to_nade", __doc__, Settings, run)
+    flags.main("experiments.rbm_to_nade", __doc__, Settings, run, options=("data_dir",))

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.plotting import STYLE, plt, save
+from experiments.plotting import STYLE, label_counts, plt, save
 from experiments.rbm_to_nade.settings import NUM_MONITORED
 from experiments.rbm_to_nade.tables import reference, title
 from experiments.run import Run
@@ -48,7 +48,7 @@ def draw(
         side = round(teacher.rbm.num_visible**0.5)
         if side**2 == teacher.rbm.num_visible:
             save(_samples(run, teacher, students, side), run, "samples.png")
-            save(_features(teacher, students, side), run, "features.png")
+            save(_features(run, teacher, students, side), run, "features.png")
 
 
 def _training(run: Run, students: Students, of_teacher: np.ndarray) -> plt.Figure:
@@ -60,19 +60,22 @@ def _training(run: Run, students: Students, of_teacher: np.ndarray) -> plt.Figur
     curves = {condition: curve for condition, curve in curves.items() if curve[0]}
     for (loss, hidden), (steps, values) in curves.items():
         line = LINES[sizes.index(hidden) % len(LINES)]
-        label = NAMES[loss] + (f", {hidden} units" if len(sizes) > 1 else "")
-        axis.plot(steps, values, line, color=COLOURS[loss], label=label)
+        axis.plot(steps, values, line, color=COLOURS[loss], label=_name(loss, hidden))
     axis.axhline(level, color="black", lw=1, label="the RBM")
     # The first steps, far below, would hide the differences.
     ends = [value for _, values in curves.values() for value in values[len(values) // 2 :]]
-    axis.set(xscale="log", xlabel="steps", ylabel="test log-probability, nats")
+    axis.set(
+        xscale="log",
+        xlabel="steps",
+        ylabel=f"log-probability, nats,\nmean of {min(NUM_MONITORED, len(of_teacher))} test images",
+    )
     if ends:  # Else none was finite.
         span = max(ends) - min(ends)
         bottom = min(ends) - 0.5 * span - 0.1
         seen = [s for c in curves.values() for s, v in zip(*c, strict=True) if v >= bottom]
         axis.set_ylim(bottom, max(*ends, level) + 0.1 * span + 0.1)
         axis.set_xlim(0.8 * min(seen), 1.2 * max(seen))
-    axis.xaxis.set_minor_formatter(plt.NullFormatter())
+    label_counts(axis)
     figure.legend(loc="outside right center")
     return figure
 
@@ -96,7 +99,7 @@ def _agreement(log_probs: dict[tuple[str, int], np.ndarray], teacher: np.ndarray
     figure, axes = plt.subplots(
         rows,
         columns,
-        figsize=(4 * columns + 1, 2.6 * rows),
+        figsize=(4 * columns + 1, 2.7 * rows),
         sharex=True,
         sharey=True,
         squeeze=False,
@@ -105,10 +108,10 @@ def _agreement(log_probs: dict[tuple[str, int], np.ndarray], teacher: np.ndarray
     for axis, ((loss, hidden), values) in zip(axes.flat, log_probs.items(), strict=False):
         axis.plot(values[:NUM_SORTED][order], ".", ms=2, color=COLOURS[loss], label="NADE")
         axis.plot(teacher[:NUM_SORTED][order], color="black", lw=1, label="the RBM")
-        axis.set_title(f"{NAMES[loss]}, {hidden} units", loc="left", fontsize=9)
+        axis.set_title(_name(loss, hidden), loc="left", fontsize=9)
         axis.legend(loc="lower left")
     for axis in axes[-1]:
-        axis.set_xlabel("test image, sorted")
+        axis.set_xlabel(f"the first {len(order)} test images, sorted by the RBM")
     for axis in axes[:, 0]:
         axis.set_ylabel("log-probability, nats")
     return figure
@@ -122,13 +125,15 @@ def _log_z(found: "Found") -> plt.Figure:
         estimate = found[name]
         # An end may be infinite.
         low, high = np.clip([estimate["low"], estimate["high"]], *estimate["value"] + MOST_DRAWN)
-        axis.plot([low, high], [place, place], color="#0072B2", lw=1)
-        axis.plot(estimate["value"], place, "o", ms=4, color="#0072B2")
+        # Bounds are not meant to be on the line.
+        colour = "#E69F00" if name.startswith(("upper", "lower")) else "#0072B2"
+        axis.plot([low, high], [place, place], color=colour, lw=1)
+        axis.plot(estimate["value"], place, "o", ms=4, color=colour)
     axis.axvline(reference(found), color="black", lw=1)
     axis.set_yticks(range(len(names)), map(title, names))
     axis.invert_yaxis()
     word = "exact" if "exact" in found else "AIS"
-    axis.set_xlabel(f"log Z, nats, with three standard errors; the line: {word}")
+    axis.set_xlabel(f"log Z, nats, with three standard errors; the line: {word}; in yellow: bounds")
     return figure
 
 
@@ -139,30 +144,49 @@ def _samples(run: Run, teacher: "Teacher", students: Students, side: int) -> plt
     panels = {"the RBM": gibbs_samples(run, teacher, "figure", GRID**2)}
     for (loss, hidden), (nade, params) in students.items():
         x, _ = nade.sample(params, run.key("figure"), GRID**2)
-        panels[f"{NAMES[loss]}, {hidden}"] = x
-    return _mosaics({name: _tiled(np.asarray(x), side) for name, x in panels.items()}, "gray_r")
+        panels[_name(loss, hidden)] = x
+    order = run.settings.pixel_order
+    figure = _mosaics(
+        {name: _tiled(np.asarray(x), side, order) for name, x in panels.items()}, "gray_r"
+    )
+    if len(students) > 1:
+        figure.supxlabel("every NADE from the same random numbers", fontsize=8)
+    return figure
 
 
-def _features(teacher: "Teacher", students: Students, side: int) -> plt.Figure:
+def _features(run: Run, teacher: "Teacher", students: Students, side: int) -> plt.Figure:
     """Figures 4.4 and 4.8: input weights of hidden units, those of the largest norm."""
     panels = {"the RBM": np.asarray(teacher.params["params"]["w"])}
     for (loss, hidden), (_, params) in students.items():
         w = np.asarray(params["params"]["w"])
-        panels[f"{NAMES[loss]}, {hidden}"] = np.concatenate([w, np.zeros_like(w[:1])])
+        panels[_name(loss, hidden)] = np.concatenate([w, np.zeros_like(w[:1])])
     tiles = {}
     for name, w in panels.items():
         first = np.argsort(-np.linalg.norm(w, axis=0))[: GRID**2]
         largest = np.abs(w).max(0, keepdims=True)
-        tiles[name] = _tiled((w / np.where(largest, largest, 1.0))[:, first].T, side)
-    return _mosaics(tiles, "RdBu_r", vmin=-1, vmax=1)
+        scaled = (w / np.where(largest, largest, 1.0))[:, first].T
+        tiles[name] = _tiled(scaled, side, run.settings.pixel_order)
+    figure = _mosaics(tiles, "RdBu_r", vmin=-1, vmax=1)
+    figure.supxlabel(
+        f"weights from the pixels to the {GRID**2} hidden units with the largest, or to all;\n"
+        "red is positive, blue negative, each unit on its own scale",
+        fontsize=8,
+    )
+    return figure
 
 
-def _tiled(x: np.ndarray, side: int) -> np.ndarray:
-    """Images, their pixels column by column, in a square with gaps."""
+def _name(loss: str, hidden: int) -> str:
+    return f"{NAMES[loss]}, {hidden} units"
+
+
+def _tiled(x: np.ndarray, side: int, pixel_order: str) -> np.ndarray:
+    """Images in a square with gaps."""
     tiles = np.full((GRID * (side + 1) - 1, GRID * (side + 1) - 1), np.nan)
     for index, image in enumerate(x[: GRID**2]):
         row, column = (side + 1) * (index // GRID), (side + 1) * (index % GRID)
-        tiles[row : row + side, column : column + side] = image.reshape(side, side).T
+        image = image.reshape(side, side)
+        image = image.T if pixel_order == "columns" else image
+        tiles[row : row + side, column : column + side] = image
     return tiles
 
 

@@ -1,7 +1,10 @@
 """The study itself: an RBM, NADEs that learn from it, and estimates of its log Z."""
 
+import io
+import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,17 +22,20 @@ from experiments.run import Run, execute
 from kd import data, losses, streams, training
 from kd.data import BinaryDataset
 from kd.export import export_student
+from kd.files import write_atomically
 from kd.inference import max_lower_bound
 from kd.models import NADE, RBM
 from kd.samplers import block_gibbs
 from kd.types import Array, Batch, Key, PyTree, Sampler, Stream
 
+_LOG = logging.getLogger(__name__)
 EXPERIMENT = "rbm_to_nade"
 COLUMNS = ("loss", "log_prob")
 NUM_POINTS = 40
 NUM_RBM_POINTS = 5
 EVALUATE_BLOCK = 500
 NUM_SEARCHED = 10_000
+RBM_FILE = "rbm.npz"
 
 
 class Teacher(NamedTuple):
@@ -72,8 +78,6 @@ def run(preset: str, settings: Settings, options: Options) -> None:
         _number(settings.offset)
     if settings.optimizer != "adam" and settings.learning_rate != ADAM_RATE:
         raise UserError("--learning_rate is Adam's: it needs --optimizer=adam.")
-    if options.teacher_from is not None:
-        raise UserError("--teacher_from has no use here: give the RBM as --rbm=FILE.npz.")
     summary = execute(
         EXPERIMENT,
         preset,
@@ -83,7 +87,7 @@ def run(preset: str, settings: Settings, options: Options) -> None:
         inputs_fn=partial(_inputs, settings, options),
         load_fn=partial(load, settings, options),
         study_fn=distil,
-        products=("figures", "student"),
+        products=("figures", "student", RBM_FILE),
     )
     tables.show(summary, options.workdir)
 
@@ -101,7 +105,12 @@ def load(settings: Settings, options: Options) -> Loaded:
         )
     params = _load_rbm(settings.rbm) if settings.rbm else None
     size = None if params is None else len(params["params"]["a"])
-    images = data.load_binary(settings.dataset, data_dir=options.data_dir, num_visible=size)
+    images = data.load_binary(
+        settings.dataset,
+        data_dir=options.data_dir,
+        num_visible=size,
+        pixel_order=settings.pixel_order,
+    )
     reads_images = params is None or "data" in settings.loss
     if reads_images and len(images.train) < settings.batch_size:
         raise UserError(f"--batch_size must be at most the {len(images.train)} images there are.")
@@ -123,6 +132,7 @@ def distil(run: Run, loaded: Loaded) -> list[Row]:
     """RBM, NADEs, estimates; then figures, exports and rows."""
     teacher = make_teacher(run, loaded)
     test_x = jnp.asarray(loaded.images.test, jnp.float32)
+    _warn_of_another_order(teacher, test_x)
     offset = find_offset(run, teacher)
     students = {
         (loss, hidden): train_nade(run, teacher, loaded.images, loss, hidden, offset)
@@ -131,7 +141,8 @@ def distil(run: Run, loaded: Loaded) -> list[Row]:
     exact = estimates.exact_log_z(teacher)
     found = estimates.estimate_all(run, teacher, exact, loaded.images.train, students)
     covered = estimates.cover(run, teacher, exact, loaded.images.train, students)
-    export(run, students)
+    print("exporting the NADEs, drawing the figures", flush=True)
+    export(run, teacher, students)
     log_probs = {
         condition: _log_probs(nade, test_x)(params)
         for condition, (nade, params) in students.items()
@@ -178,8 +189,13 @@ def make_teacher(run: Run, loaded: Loaded) -> Teacher:
     return Teacher(rbm, final.params, True)
 
 
-def find_offset(run: Run, teacher: Teacher) -> float:
-    """Offset c of the square error: given, or the largest log-potential that a search finds."""
+def find_offset(run: Run, teacher: Teacher) -> float | None:
+    """Offset c of the square error: given, or the largest log-potential that a search finds.
+
+    None where no loss needs it.
+    """
+    if not {"se", "se_then_kl"} & set(run.settings.loss):
+        return None
     if run.settings.offset != "max":
         return _number(run.settings.offset)
     book = Book(run.workdir, "offset.json")
@@ -202,7 +218,7 @@ def train_nade(
     images: BinaryDataset,
     loss: str,
     num_hidden: int,
-    offset: float,
+    offset: float | None,
 ) -> tuple[NADE, PyTree]:
     """A NADE on a stream of parallel Gibbs chains (section 4.2.3), or on the images themselves."""
     settings = run.settings
@@ -231,8 +247,14 @@ def train_nade(
     return nade, params
 
 
-def export(run: Run, students: dict[tuple[str, int], tuple[NADE, PyTree]]) -> None:
-    """Every NADE as a function from an input to its log-probability."""
+def export(
+    run: Run, teacher: Teacher, students: dict[tuple[str, int], tuple[NADE, PyTree]]
+) -> None:
+    """Every NADE as a function from an input to its log-probability; the RBM for `--rbm`."""
+    w, a, b = (np.asarray(teacher.params["params"][name]) for name in "wab")
+    content = io.BytesIO()
+    np.savez(content, W=w, a=a, b=b)
+    write_atomically(run.workdir.file(RBM_FILE), content.getvalue())
     for condition, (nade, params) in students.items():
         parts = () if len(students) == 1 else ("-".join(map(str, condition)),)
         export_student(
@@ -240,7 +262,29 @@ def export(run: Run, students: dict[tuple[str, int], tuple[NADE, PyTree]]) -> No
             nade.apply,
             params,
             input_shape=(nade.num_visible,),
-            metadata={"experiment": EXPERIMENT, "condition": list(condition)},
+            metadata={
+                "experiment": EXPERIMENT,
+                "condition": list(condition),
+                "dataset": Path(run.settings.dataset).name,
+                "pixel_order": run.settings.pixel_order,
+                "model": {"num_visible": nade.num_visible, "num_hidden": nade.num_hidden},
+            },
+        )
+
+
+def _warn_of_another_order(teacher: Teacher, x: Array) -> None:
+    """Says so where the RBM would rather have rows and columns exchanged."""
+    side = round(x.shape[1] ** 0.5)
+    if side**2 != x.shape[1]:
+        return
+    exchanged = x.reshape(-1, side, side).swapaxes(1, 2).reshape(x.shape)
+    log_potential = jax.jit(teacher.log_potential)
+    gain = np.asarray(log_potential(exchanged) - log_potential(x), np.float64)
+    if np.mean(gain) > 3 * np.std(gain) / np.sqrt(len(gain)):
+        _LOG.warning(
+            "with rows and columns exchanged the RBM gives a test image %.1f nats more: are its "
+            "pixels in the order of the images (--pixel_order)?",
+            np.mean(gain),
         )
 
 
@@ -257,7 +301,7 @@ def _phases(settings: Settings, loss: str, num_hidden: int) -> list[tuple[str, s
 
 
 def _objective(
-    loss: str, nade: NADE, teacher: Teacher, offset: float
+    loss: str, nade: NADE, teacher: Teacher, offset: float | None
 ) -> Callable[[PyTree, Batch], Array]:
     def kl(params: PyTree, batch: Batch) -> Array:
         log_probs = nade.log_prob(params, batch["x"].astype(jnp.float32))

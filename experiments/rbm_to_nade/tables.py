@@ -33,7 +33,7 @@ THESIS_BLANK = 436.4938
 
 def rows(
     teacher: "Teacher",
-    offset: float,
+    offset: float | None,
     found: "Found",
     covered: tuple[dict[str, float], int],
     log_probs: dict[tuple[str, int], np.ndarray],
@@ -43,7 +43,7 @@ def rows(
 
     Args:
       teacher: the RBM.
-      offset: c of the square error.
+      offset: c of the square error, if any.
       found: estimates of log Z by name.
       covered: share of the intervals that hold the exact one, by name, and of how many.
       log_probs: of each NADE at the test images, `[N]`.
@@ -51,7 +51,9 @@ def rows(
     """
     is_thesis = _is_thesis(teacher)
     best = reference(found)
-    made = [Row("offset", offset, None, 1, "nats", 436.49 if is_thesis else None)]
+    made = []
+    if offset is not None:
+        made.append(Row("offset", offset, None, 1, "nats", 436.49 if is_thesis else None))
     for name, estimate in found.items():
         paper = _thesis_log_z(name) if is_thesis else None
         value, stderr = estimate["value"], estimate["stderr"]

@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd import checks
 from kd.data.datasets import DataError, find_npz, load, read_npz
 
 RBM_KEYS = ("W", "a", "b")
+PIXEL_ORDERS = ("rows", "columns")
 
 
 class BinaryDataset(NamedTuple):
-    """Binary images, their pixels column by column.
+    """Binary images as vectors.
 
     Attributes:
       train: `[N, I]` uint8, zeros and ones.
@@ -27,6 +29,7 @@ def load_binary(
     *,
     data_dir: str | os.PathLike | None = None,
     num_visible: int | None = None,
+    pixel_order: str = "rows",
 ) -> BinaryDataset:
     """Loads binary images.
 
@@ -36,15 +39,20 @@ def load_binary(
         packed into bytes along their second axis (`numpy.packbits`).
       data_dir: as for `load`.
       num_visible: I, where it is known; packed arrays need it.
+      pixel_order: "rows" or "columns", in which the images of a named data set are gone
+        through; an `.npz` has its own order.
 
     Raises:
+      ValueError: if `pixel_order` is another word.
       DataError: if the data are missing, or their content bad.
     """
+    checks.check_choice("pixel_order", pixel_order, PIXEL_ORDERS)
     name = os.fspath(name)
     if not name.endswith(".npz"):
         dataset = load(name, data_dir=data_dir)
         arrays = {
-            part: _by_columns(getattr(dataset, f"{part}_x")) for part in BinaryDataset._fields
+            part: _flat(getattr(dataset, f"{part}_x"), pixel_order)
+            for part in BinaryDataset._fields
         }
     else:
         arrays = read_npz(find_npz(name), BinaryDataset._fields)
@@ -96,9 +104,9 @@ def load_rbm(path: str | os.PathLike) -> dict[str, dict[str, np.ndarray]]:
     return {"params": {name.lower(): x for name, x in arrays.items()}}
 
 
-def _by_columns(x: np.ndarray) -> np.ndarray:
-    """`[N, I]` of zeros and ones; images are gone through column by column."""
-    if x.ndim > 2:
+def _flat(x: np.ndarray, pixel_order: str) -> np.ndarray:
+    """`[N, I]` of zeros and ones."""
+    if x.ndim > 2 and pixel_order == "columns":
         x = x.swapaxes(1, 2)
     return (x > 0.5).reshape(len(x), -1).astype(np.uint8)
 

@@ -13,7 +13,12 @@ import numpy as np
 
 from kd import checks
 from kd.hoisting import hoisted_jit
-from kd.inference.partition import LogZ, importance_sampling, reverse_importance_sampling
+from kd.inference.partition import (
+    LogZ,
+    importance_sampling,
+    refuse_nan,
+    reverse_importance_sampling,
+)
 from kd.types import Array, Key, PyTree
 
 
@@ -25,11 +30,35 @@ class AnnealingPath(NamedTuple):
         leading axis num.
       step: `step(key, state, beta, next_beta) -> (state, increment [num])`. The increment
         is :math:`\log f_{\beta'}(x) - \log f_\beta(x)` at the state given; then the state
-        moves by a kernel that leaves :math:`f_{\beta'}` invariant. Backwards it is called
+        moves by a kernel that leaves :math:`f_{\beta'}` invariant. An increment of minus
+        infinity, where :math:`f_{\beta'}` is 0, ends a chain: its weight is 0, whatever
+        follows. Backwards it is called
         with `next_beta` below `beta`, and the kernel must be reversible, as Gibbs
         sampling through hidden variables, Metropolis-Hastings and slice sampling are.
       log_z_base: log of the sum or integral of :math:`f_0`, in nats.
       check: `check(state)` raises for a state that is not one of the path's.
+
+    Example:
+      A path of Metropolis steps, from a normal distribution to a narrower one:
+
+      >>> def log_f(x, beta):
+      ...     return -0.5 * x**2 - beta * x**4
+      >>> def step(key, x, beta, next_beta):
+      ...     increment = log_f(x, next_beta) - log_f(x, beta)
+      ...     move_key, accept_key = jax.random.split(key)
+      ...     moved = x + jax.random.normal(move_key, x.shape)
+      ...     log_ratio = log_f(moved, next_beta) - log_f(x, next_beta)
+      ...     is_accepted = jnp.log(jax.random.uniform(accept_key, x.shape)) < log_ratio
+      ...     return jnp.where(is_accepted, moved, x), increment
+      >>> path = AnnealingPath(
+      ...     lambda key, num: jax.random.normal(key, (num,)), step, 0.5 * np.log(2 * np.pi)
+      ... )
+      >>> result = annealed_importance_sampling(
+      ...     jax.random.key(0), path, linear_schedule(50), num_chains=1000
+      ... )
+      >>> grid = np.linspace(-6, 6, 10001)
+      >>> bool(result.low < np.log(np.trapezoid(np.exp(log_f(grid, 1.0)), grid)) < result.high)
+      True
     """
 
     init: Callable[[Key, int], PyTree]
@@ -144,7 +173,7 @@ def annealed_log_weights(
     Raises:
       TypeError: if `key` is not one typed key, or `num_chains` no integer.
       ValueError: if `betas` do not increase from 0 to 1, `num_chains` < 1, the path's log Z
-        is not finite, or its increments are not `[S]`.
+        is not finite, or its increments are not `[S]` or NaN.
 
     Reference:
       Neal (2001), "Annealed importance sampling"; of bridging both directions: Bennett
@@ -234,12 +263,15 @@ def _anneal(
 
     # The path captures its weights; as constants XLA would fold them.
     total, lost = hoisted_jit(run, key, given)(key, given)
-    return path.log_z_base + np.asarray(total, np.float64) + np.asarray(lost, np.float64)
+    found = path.log_z_base + np.asarray(total, np.float64) + np.asarray(lost, np.float64)
+    refuse_nan("path.step: the summed increments", found)
+    return found
 
 
 def _add(total: Array, lost: Array, term: Array) -> tuple[Array, Array]:
     """Adds a term, and to `lost` what rounding takes from it (Knuth's two-sum)."""
-    new = total + term
+    # A chain that the target excluded: its next increments may be infinite, or NaN.
+    new = jnp.where(jnp.isneginf(total), total, total + term)
     part = new - total
     error = (total - (new - part)) + (term - part)
     # Once the sum is infinite the error would be NaN.
@@ -251,7 +283,8 @@ def _checked_betas(betas: np.ndarray) -> Array:
     rounded = np.asarray(betas, jnp.result_type(float))
     checks.check_rank("betas", rounded, 1)
     if not (rounded.size >= 2 and rounded[0] == 0 and rounded[-1] == 1):
-        raise ValueError(f"betas must go from 0 to 1, got {np.asarray(betas)}.")
+        ends = f"{rounded[0]:g} to {rounded[-1]:g}" if rounded.size else "none"
+        raise ValueError(f"betas must go from 0 to 1, got {rounded.size} from {ends}.")
     if not np.all(np.diff(rounded) > 0):
         index = int(np.argmin(np.diff(rounded) > 0))
         raise ValueError(

@@ -22,7 +22,8 @@ class Proposal(NamedTuple):
 
     Attributes:
       log_prob: `log_prob(x [N, ...]) -> [N]`, nats, normalised.
-      sample: `sample(key, num) -> [num, ...]`, exact and independent.
+      sample: `sample(key, num) -> [num, ...]`, exact and independent; of a NADE
+        `lambda key, num: nade.sample(params, key, num)[0]`.
 
     Both are compiled. They are compiled once if the same function objects are given again.
     """
@@ -58,7 +59,7 @@ def proposal_log_weights(
     Raises:
       TypeError: if `key` is not one typed key.
       ValueError: if N or B < 1; or if a function's result is not `[B]`, NaN or infinity, or
-        the proposal's density is 0 at one of its own samples.
+        the proposal gives no `[B, ...]`, or its density is 0 at one of its own samples.
 
     Example:
       >>> from kd.inference import importance_sampling
@@ -79,6 +80,9 @@ def proposal_log_weights(
     blocks = []
     for index in range(-(-num_samples // size)):
         x = sample_fn(jax.random.fold_in(key, index), size)
+        if not isinstance(x, jax.Array) or x.shape[:1] != (size,):
+            found = getattr(x, "shape", type(x).__name__)
+            raise ValueError(f"proposal.sample must give an array [{size}, ...], got {found}.")
         potential, log_prob = _evaluate(log_potential_fn, proposal, x, size)
         refuse_infinite("proposal.log_prob", log_prob, -np.inf, EXCLUDED_BY_PROPOSAL)
         blocks.append(potential - log_prob)

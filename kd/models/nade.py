@@ -37,7 +37,8 @@ class NADE(nn.Module):
        a_d = a_{d-1} + w_{d-1} x_{d-1}, \quad a_1 = c
 
     Its methods take inputs `[..., I]`: the variables are gone through one after another,
-    so a batch at once is many times faster than a `vmap` of single inputs.
+    and the gradient of a batch at once is several times faster than a `vmap` of single
+    inputs.
 
     Attributes:
       num_visible: I >= 1.
@@ -67,6 +68,8 @@ class NADE(nn.Module):
         checks.check_count("num_hidden", self.num_hidden)
         if self.ordering is not None:
             checks.check_permutation("ordering", self.ordering, self.num_visible)
+            # A module must be hashable.
+            object.__setattr__(self, "ordering", tuple(map(int, self.ordering)))
         super().__post_init__()
 
     @nn.compact
@@ -88,7 +91,8 @@ class NADE(nn.Module):
 
         Its reverse-mode derivative is written by hand: the backward pass recomputes the
         hidden activations from the last ones, and keeps I + J numbers an input instead
-        of I J. `jax.grad` and `kd.derivatives.hvp` go through it.
+        of I J. `jax.grad` and `kd.derivatives.hvp` go through it; `jax.jvp` and what is made
+        of it (`jax.jacfwd`, `jax.linearize`) need `any_mode`.
 
         Args:
           params: of `init`. Gradients flow through.
@@ -118,7 +122,7 @@ class NADE(nn.Module):
         Args:
           params: of `init`. Gradients flow through.
           x: `[..., I]`, zeros and ones. An entry affects only those after it: to
-            condition on the first variables alone, let the others be anything.
+            condition on the first variables alone, let the others be zeros.
 
         Returns:
           `[..., I]`, in [0, 1], in the places of the variables.

@@ -82,6 +82,7 @@ def nade_conditionals(
       A stream of batches `{"x": [B, *shape]}`, in [0, 1].
 
     Raises:
+      TypeError: if the model's samples come without conditionals.
       ValueError: if a count is not positive, or the model's samples have not the entries of
         `shape`.
 
@@ -98,7 +99,10 @@ def nade_conditionals(
       Papamakarios (2015), "Distilling Model Knowledge", section 2.2.3.
     """
     checks.check_count("batch_size", batch_size)
-    one, _ = jax.eval_shape(lambda: nade.sample(params, jax.random.key(0), 1))
+    drawn = jax.eval_shape(lambda: nade.sample(params, jax.random.key(0), 1))
+    if not isinstance(drawn, tuple):
+        raise TypeError("nade.sample must give samples and their conditionals, as NADE's does.")
+    one = drawn[1]
     if one.shape != (1, math.prod(shape)):
         raise ValueError(
             f"shape must have the {one.shape[-1]} entries of a sample, got {tuple(shape)}."

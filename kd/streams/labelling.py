@@ -50,7 +50,8 @@ def label(
       differentiation.
 
     Raises:
-      ValueError: if `derivatives` is another word or `num_batches` < 1.
+      ValueError: if `derivatives` is another word or `num_batches` < 1; (when traced) if the
+        teacher's answers are not `[C]`.
       TypeError: (when traced) if the teacher is not differentiable and derivatives are asked for.
     """
     checks.check_choice("derivatives", derivatives, DERIVATIVES)
@@ -104,7 +105,7 @@ def label_dataset(
     Raises:
       CacheTooLargeError: before anything is computed, with both numbers.
       ValueError: if `derivatives` is another word, `block_size` < 1, or the answers are
-        no log-probabilities (their exponentials do not sum to 1).
+        no log-probabilities `[C]` (their exponentials do not sum to 1).
       TypeError: if `data` is no such dictionary, or the teacher is not differentiable and
         derivatives are asked for.
 
@@ -168,6 +169,12 @@ def _labeller(teacher_fn: LogProbFn, derivatives: str | None) -> Callable[[Batch
 
     def answer(example: Batch) -> Batch:
         x = example["x"]
+        shape = jax.eval_shape(teacher_fn, x).shape
+        if len(shape) != 1:
+            raise ValueError(
+                f"teacher_fn must return log-probabilities [C], got shape {shape}; a density is "
+                "asked in the objective itself."
+            )
         if derivatives == JACOBIAN:
             log_probs, jacobian = value_and_input_jacobian(teacher_fn, x)
             labels = {"teacher_log_probs": log_probs, "teacher_jacobian": jacobian}

@@ -62,9 +62,25 @@ def contrastive_divergence(
       progress.
 
     Raises:
-      TypeError: if the key is not one typed key.
+      TypeError: if the key is not one typed key; by the update, for another state.
       ValueError: if `num_steps` < 1, or there are no chains; by the update, for an empty
-        batch.
+        batch, or log-potentials that are not `[B]`.
+
+    Example:
+      >>> from kd.models import RBM
+      >>> from kd.samplers import block_gibbs
+      >>> rbm = RBM(num_visible=3, num_hidden=2)
+      >>> update = contrastive_divergence(
+      ...     rbm.log_potential,
+      ...     lambda params: block_gibbs(rbm, params),
+      ...     optax.sgd(0.1),
+      ...     jax.random.key(0),
+      ...     chains=jnp.zeros((10, 3)),
+      ... )
+      >>> state = update.init(rbm.init(jax.random.key(1), jnp.zeros(3)))
+      >>> state, metrics = update.apply(state, {"x": jnp.ones((5, 3))})
+      >>> bool(jnp.all(state.params["params"]["a"] > 0))  # Towards the data.
+      True
 
     Reference:
       Hinton (2002), "Training products of experts by minimizing contrastive divergence";
@@ -77,16 +93,24 @@ def contrastive_divergence(
     if is_persistent:
         checks.check_same_length("chains", chains)
 
+    def mean_potential(params: PyTree, x: PyTree) -> Array:
+        values = log_potential_fn(params, x)
+        checks.check_rank("log_potential_fn(params, x)", values, 1)
+        return jnp.mean(values)
+
     def loss_fn(params: PyTree, data: PyTree, samples: PyTree) -> Array:
-        return jnp.mean(log_potential_fn(params, samples)) - jnp.mean(
-            log_potential_fn(params, data)
-        )
+        return mean_potential(params, samples) - mean_potential(params, data)
 
     def init(params: PyTree) -> ContrastiveState:
         positions = sampler_fn(params).init(chains) if is_persistent else ()
         return ContrastiveState(params, optimizer.init(params), positions, key)
 
     def apply(state: ContrastiveState, batch: Batch) -> tuple[ContrastiveState, Metrics]:
+        if not isinstance(state, ContrastiveState):
+            raise TypeError(
+                f"state must be update.init(params), a ContrastiveState; got "
+                f"{type(state).__name__}."
+            )
         checks.check_same_length("batch['x']", batch["x"])
         next_key, step_key = jax.random.split(state.key)
         sampler = sampler_fn(state.params)

@@ -27,16 +27,26 @@ def assert_is_bits(dataset):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_digits_are_rounded_and_gone_through_by_columns():
-    dataset, images = load_binary("digits"), data.load("digits")
+@pytest.mark.parametrize("pixel_order", ["rows", "columns"])
+def test_digits_are_rounded_and_gone_through_in_either_order(pixel_order):
+    dataset, images = load_binary("digits", pixel_order=pixel_order), data.load("digits")
     for part in ("train", "test"):
         x = getattr(images, f"{part}_x")
         found = getattr(dataset, part)
         assert found.shape == (len(x), 64) and set(np.unique(found)) == {0, 1}
         for column in range(8):
             for row in range(8):
-                pixel = found[:, 8 * column + row]
+                place = 8 * row + column if pixel_order == "rows" else 8 * column + row
+                pixel = found[:, place]
                 np.testing.assert_array_equal(pixel, x[:, row, column, 0] > 0.5)
+
+
+def test_the_order_is_that_of_rows_unless_said_otherwise():
+    np.testing.assert_array_equal(
+        load_binary("digits").test, load_binary("digits", pixel_order="rows").test
+    )
+    with pytest.raises(ValueError, match="pixel_order must be one of rows, columns; got 'random'"):
+        load_binary("digits", pixel_order="random")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, bool])

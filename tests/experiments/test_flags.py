@@ -206,7 +206,8 @@ def test_the_studys_own_limits(given, word):
 
 
 def test_help_lists_every_flag_with_both_presets_values():
-    page = help_text("experiments.toy", "One line.\n\nAnother " + "word " * 40, Toy)
+    own = ("data_dir", "cache_gb", "teacher_from")
+    page = help_text("experiments.toy", "One line.\n\nAnother " + "word " * 40, Toy, own)
     lines = page.splitlines()
     assert max(map(len, lines)) <= 80
     rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  --")}
@@ -221,6 +222,10 @@ def test_help_lists_every_flag_with_both_presets_values():
         field.name for field in dataclasses.fields(flags.Options)
     }
     assert "One line.\n\nAnother word" in page
+    assert set(flags.OPTION_HELP) == {*flags.COMMON_OPTIONS, *own}
+    fewer = help_text("experiments.toy", "One line.", Toy)
+    assert not any(f"--{option}" in fewer for option in own)
+    assert all(f"--{option}" in fewer for option in flags.COMMON_OPTIONS)
 
 
 def run_study(*arguments, code=None):

@@ -2,13 +2,15 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import study_runs
 
-from experiments.compress_ensemble import generators
+from experiments.compress_ensemble import figures, generators
 from experiments.compress_ensemble.settings import Settings
+from experiments.compress_ensemble.tables import Trained
 from experiments.flags import UserError
 from kd import data
 from kd.export import load_student
@@ -54,6 +56,31 @@ def test_nade_learns_the_rounded_images_by_columns(run):
     assert float(rows[-1]["log_prob"]) == pytest.approx(expected, abs=1e-3)
     # Better than a fair coin a pixel, already.
     assert -64 * math.log(2) < float(rows[-1]["log_prob"]) < 0
+
+
+def test_what_the_generators_make_is_drawn(run):
+    assert {path.name for path in (run.path / "figures").iterdir()} == {
+        *("training-0.2.png", "derivatives.png", "inputs.png")
+    }
+
+
+def test_each_generators_student_has_its_row_of_derivatives():
+    digits = data.load("digits")
+    log_prob_fn = lambda params, x: jax.nn.log_softmax(params["w"] @ x.ravel())
+    rng = np.random.default_rng(0)
+    models = [Trained(log_prob_fn, {"w": rng.normal(size=(1, 10, 64))}, None) for _ in range(3)]
+    students = {("ce", "nade", 0.2): models[0], ("ce", "munge", 0.2): models[1]}
+    teacher = models[2]._replace(params={"w": models[2].params["w"][0]})
+    figure = figures._derivatives(digits, (8, 8), teacher, students, 1)
+    axes = np.reshape(figure.axes, (4, -1))
+    assert [axis.get_ylabel().split("\n")[-1] for axis in axes[:, 0]] == [
+        *("input", "the ensemble", "on NADE", "on MUNGE")
+    ]
+    shown = [np.asarray(axis.images[0].get_array()) for axis in axes[1:, 0]]
+    slopes = jax.jacobian(lambda x: log_prob_fn({"w": models[1].params["w"][0]}, x))
+    zero = digits.test_x[np.argmax(digits.test_y == 0)]
+    np.testing.assert_allclose(shown[2], slopes(zero)[0, ..., 0], rtol=1e-4, atol=1e-5)
+    assert np.abs(shown[1] - shown[2]).max() > 0.1
 
 
 @pytest.mark.parametrize(

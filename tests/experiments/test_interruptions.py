@@ -47,7 +47,7 @@ def test_a_run_stopped_again_and_again(run_two, tmp_path):
     stopped = stop(path, lambda: checkpoints(path, "teacher"), signal.SIGINT)
     assert stopped.returncode == 130
     assert one_line(stopped.stderr) == (
-        "error: stopped; the same command goes on from the last checkpoint, if any."
+        "stopped; the same command goes on from the last checkpoint, if any."
     )
     assert checkpoints(path, "teacher")
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import math
 import shutil
 import types
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import study_runs
+from flax.traverse_util import unflatten_dict
 from PIL import Image
 from scipy import special
 
@@ -20,9 +22,15 @@ from experiments.flags import resolve
 from experiments.rbm_to_nade import tables
 from experiments.rbm_to_nade.estimates import exact_log_z, gibbs_samples
 from experiments.rbm_to_nade.settings import Settings
-from experiments.rbm_to_nade.study import Teacher, make_optimizer
+from experiments.rbm_to_nade.study import (
+    Teacher,
+    _warn_of_another_order,
+    find_offset,
+    make_optimizer,
+)
+from kd.data import load_binary, load_rbm
 from kd.export import load_student
-from kd.models import RBM
+from kd.models import NADE, RBM
 from kd.training.checkpoint import Checkpointer
 
 MODULE = "experiments.rbm_to_nade"
@@ -74,7 +82,7 @@ def test_a_run_leaves_what_it_promises_and_nothing_else(run):
     names = {path.name for path in run.path.iterdir()}
     assert names == {
         *(".lock", "config.json", "metrics.csv", "summary.json"),
-        *("offset.json", "estimates.json", "coverage.json"),
+        *("offset.json", "estimates.json", "coverage.json", "rbm.npz"),
         *("figures", "checkpoints", "student"),
     } | (names & {".seconds"})
     figures = {path.name for path in (run.path / "figures").iterdir()}
@@ -141,8 +149,20 @@ def test_exported_students_are_normalised_and_the_rows_are_theirs(run, inputs):
         assert run.values()[f"nade.log_prob[{name}]"] == pytest.approx(
             log_probs[codes].mean(), abs=1e-4
         )
+        # As README has it.
+        nade = NADE(**student.metadata["model"])
+        again = nade.log_prob(unflatten_dict(student.params, sep="/"), every)
+        np.testing.assert_allclose(again, log_probs, rtol=1e-4)
+        assert student.metadata["dataset"] == "images.npz"
+        assert student.metadata["pixel_order"] == "rows"
         expected = (logs - log_z)[codes].mean()
         assert run.values()["rbm.log_prob"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_rbm_is_left_as_the_file_that_the_study_reads(run, inputs):
+    given, left = (load_rbm(folder / "rbm.npz")["params"] for folder in (inputs[0], run.path))
+    for name, x in given.items():
+        np.testing.assert_array_equal(left[name], x.astype(np.float32))
 
 
 def test_the_table_at_the_end(run):
@@ -196,7 +216,6 @@ def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path)
         ({"dataset": "digits"}, "digits: train and test must have 9 pixels"),
         ({"rbm": "model.h5"}, "model.h5: expected an .npz with arrays W, a, b."),
         ({"rbm": "", "rbm_epochs": 1e300}, "--rbm_epochs 1e+300 are 1.5e+301 steps; lower it."),
-        ({"teacher_from": "/tmp"}, "--teacher_from has no use here: give the RBM as --rbm"),
     ],
     ids=lambda value: "".join(map(str, value)) if isinstance(value, dict) else "",
 )
@@ -239,6 +258,31 @@ def test_adam_ends_at_rest():
             sizes[name].append(-float(update))
     np.testing.assert_allclose(sizes["adam"], 0.01 * np.linspace(1, 0, 101), atol=1e-6)
     assert sizes["adadelta"][-1] > sizes["adadelta"][0] > 0
+
+
+def test_no_offset_is_sought_where_no_loss_needs_one():
+    settings = resolve(Settings, "quick", {"loss": "kl,data", "offset": "3"})
+    run = types.SimpleNamespace(settings=settings)
+    assert find_offset(run, None) is None
+    run.settings = resolve(Settings, "quick", {"loss": "kl,se_then_kl", "offset": "3"})
+    assert find_offset(run, None) == 3.0
+    teacher = Teacher(RBM(2, 1), {"params": {"w": np.zeros((2, 1)), "b": np.zeros(1)}}, True)
+    found = {"ais": {"value": 1.0, "stderr": 0.5, "low": 0.0, "high": 2.0}}
+    rows = tables.rows(teacher, None, found, ({}, 0), {("kl", 3): np.zeros(4)}, np.zeros(4))
+    assert [row.name for row in rows][:2] == ["log_z.ais", "log_z.ais.low"]
+
+
+@pytest.mark.parametrize("is_other", [False, True])
+def test_pixels_in_another_order_are_noticed(is_other, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("experiments"), "propagate", True)
+    x = load_binary("digits", pixel_order="rows").test.astype(np.float32)
+    rates = np.clip(load_binary("digits").train.mean(0), 0.01, 0.99)
+    params = {"w": jnp.zeros((64, 1)), "a": jnp.log(rates / (1 - rates)), "b": jnp.zeros(1)}
+    teacher = Teacher(RBM(64, 1), {"params": params}, False)
+    other = load_binary("digits", pixel_order="columns").test.astype(np.float32)
+    _warn_of_another_order(teacher, jnp.asarray(other if is_other else x))
+    said = [record for record in caplog.records if "--pixel_order" in record.getMessage()]
+    assert len(said) == is_other
 
 
 def test_an_infinite_end_is_shown_and_is_no_number_in_the_summary(tmp_path, capsys):

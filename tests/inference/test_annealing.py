@@ -310,6 +310,21 @@ def test_an_infinite_increment_is_a_weight_of_zero_and_no_nan():
     assert inference.importance_sampling(found).num_infinite == 2
 
 
+def test_a_chain_that_has_ended_stays_so_whatever_its_path_says():
+    """Of a target with a hard edge a path gives minus infinity, and infinity less infinity next."""
+    late = {0: -jnp.inf, 1: jnp.nan, 2: jnp.inf, 3: 1.0}
+
+    def increments(state, beta, next_beta):
+        later = jnp.array([late[i] for i in range(4)])
+        first = jnp.array([-jnp.inf, -jnp.inf, -jnp.inf, 1.0])
+        return jnp.where(beta == 0, first, later)
+
+    found = inference.annealed_log_weights(
+        jax.random.key(0), counting_path(increments), inference.linear_schedule(4), num_chains=4
+    )
+    np.testing.assert_array_equal(found, [-np.inf, -np.inf, -np.inf, 5.0])
+
+
 def test_the_key_decides_and_params_may_be_those_of_flax():
     run = lambda seed, path: inference.annealed_log_weights(
         jax.random.key(seed), path, inference.linear_schedule(10), num_chains=5
@@ -363,10 +378,10 @@ def test_data_logits_refuses(x, settings, message):
     ("betas", "message"),
     [
         (np.zeros((2, 2)), "betas must have rank 1, got shape (2, 2)"),
-        (np.array([1.0]), "betas must go from 0 to 1, got [1.]"),
-        (np.array([0.0, 0.9]), "betas must go from 0 to 1, got [0.  0.9]"),
-        (np.array([0.1, 1.0]), "betas must go from 0 to 1, got [0.1 1. ]"),
-        (np.array([1.0, 0.0]), "betas must go from 0 to 1, got [1. 0.]"),
+        (np.array([1.0]), "betas must go from 0 to 1, got 1 from 1 to 1"),
+        (np.array([0.0, 0.9]), "betas must go from 0 to 1, got 2 from 0 to 0.9"),
+        (np.array([0.1, 1.0]), "betas must go from 0 to 1, got 2 from 0.1"),
+        (np.array([1.0, 0.0]), "betas must go from 0 to 1, got 2 from 1 to 0"),
         (np.array([0.0, np.nan, 1.0]), "betas must increase, in float32: got 0.0 at 0, then nan"),
         (np.array([0.0, 0.5, 0.5, 1.0]), "betas must increase, in float32: got 0.5 at 1, then 0.5"),
         (np.array([0.0, 0.5, 0.5 + 1e-12, 1.0]), "betas must increase, in float32: got 0.5 at 1"),
@@ -405,7 +420,7 @@ def test_annealing_refuses():
         back(key, path, betas, jnp.full((2, 3), 0.5))
     with pytest.raises(ValueError, match="target_state must hold arrays with one common length"):
         back(key, path, betas, (jnp.zeros((2, 3)), jnp.zeros((3, 3))))
-    with pytest.raises(ValueError, match="log_weights: 2 of 2 are NaN"):
+    with pytest.raises(ValueError, match="path.step: the summed increments: 2 of 2 are NaN"):
         run(key, counting_path(lambda *_: jnp.full(2, jnp.nan)), betas, num_chains=2)
 
 

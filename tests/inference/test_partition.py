@@ -525,6 +525,13 @@ def test_a_density_of_zero_at_its_own_samples_is_refused_and_elsewhere_infinite(
         at_proposal()
 
 
+def test_what_is_no_array_of_samples_is_refused():
+    for samples in (lambda key, num: (jnp.zeros((num, 2)), 1), lambda key, num: jnp.zeros(2)):
+        proposal = Proposal(constant(0.0), samples)
+        with pytest.raises(ValueError, match=r"proposal.sample must give an array \[3, ...\], got"):
+            inference.proposal_log_weights(jax.random.key(0), constant(0.0), proposal, 3)
+
+
 def test_log_weights_refuse_counts_and_keys():
     key = jax.random.key(0)
     with pytest.raises(TypeError, match="key must be one typed key"):

@@ -305,6 +305,8 @@ def test_raises():
         message = f"ordering must be a permutation of 0, ..., 2; got {ordering}"
         with pytest.raises(ValueError, match=re.escape(message)):
             NADE(3, 2, ordering)
+    assert hash(NADE(3, 2, [1, 2, 0])) == hash(NADE(3, 2, np.array([1, 2, 0])))
+    assert NADE(3, 2, [1, 2, 0]) == NADE(3, 2, (1, 2, 0))
     for sizes in ((0, 2), (3, 0)):
         with pytest.raises(ValueError, match="must be at least 1, got 0"):
             NADE(*sizes)

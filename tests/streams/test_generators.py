@@ -7,7 +7,7 @@ import pytest
 from scipy import spatial
 
 from kd import streams
-from kd.models import NADE
+from kd.models import NADE, GaussianMixture
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3])
@@ -84,6 +84,9 @@ def test_nade_conditionals_raises():
         streams.nade_conditionals(nade, params, (4,), 2, num_batches=0)
     with pytest.raises(ValueError, match=r"the 4 entries of a sample, got \(2, 3\)"):
         streams.nade_conditionals(nade, params, (2, 3), 2)
+    mixture = GaussianMixture(2, 4)
+    with pytest.raises(TypeError, match="samples and their conditionals"):
+        streams.nade_conditionals(mixture, mixture.init(jax.random.key(0), jnp.zeros(4)), (4,), 2)
 
 
 # MUNGE.

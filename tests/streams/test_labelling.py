@@ -222,6 +222,17 @@ def test_cache_bytes_is_what_the_labels_take(derivatives, size):
     assert needed == actual == size
 
 
+@pytest.mark.parametrize("derivatives", [None, "jacobian"])
+def test_a_density_is_no_teacher_of_classes(derivatives):
+    message = r"log-probabilities \[C\], got shape \(\); a density is asked in the objective"
+    density, data = (lambda x: -jnp.sum(x**2)), {"x": jnp.ones((4, 3))}
+    with pytest.raises(ValueError, match=message):
+        streams.label_dataset(data, density, derivatives=derivatives)
+    stream = streams.label(streams.resample(data, 2), density, derivatives=derivatives)
+    with pytest.raises(ValueError, match=message):
+        stream.next(jax.random.key(1), stream.init(jax.random.key(0)))
+
+
 def test_a_cache_that_is_too_large_is_refused_before_it_is_computed():
     teacher = Counted()
     needed = streams.cache_bytes(DATA, teacher.teacher_fn)

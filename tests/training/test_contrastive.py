@@ -117,3 +117,15 @@ def test_raises():
     update = make(RBM_43.log_potential, gibbs, optax.sgd(0.1), jax.random.key(0))
     with pytest.raises(ValueError, match=r"batch\['x'\] must hold at least one example"):
         update.apply(update.init(random_params()), {"x": empty})
+    with pytest.raises(
+        TypeError, match="must be update.init.params., a ContrastiveState; got dict"
+    ):
+        update.apply(random_params(), {"x": jnp.array(VISIBLE)})
+    summed = make(
+        lambda params, x: jnp.sum(RBM_43.log_potential(params, x)),
+        gibbs,
+        optax.sgd(0.1),
+        jax.random.key(0),
+    )
+    with pytest.raises(ValueError, match=r"log_potential_fn\(params, x\) must have rank 1"):
+        summed.apply(summed.init(random_params()), {"x": jnp.array(VISIBLE)})
