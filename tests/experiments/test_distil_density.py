@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import study_runs
+from flax.traverse_util import unflatten_dict
 from PIL import Image
 from scipy import stats
 
@@ -156,6 +157,10 @@ def test_the_exported_student_has_the_divergence_it_says(finished):
     log_q = np.asarray(student(jnp.array(x)), np.float64).reshape(log_p.shape)
     kl = float(np.sum(np.exp(log_p) * (log_p - log_q)) * 0.04 * 0.04)
     np.testing.assert_allclose(metadata["metadata"]["kl"], kl, rtol=1e-3)
+    mixture = models.GaussianMixture(**student.metadata["model"])
+    again = mixture.log_prob(unflatten_dict(student.params, sep="/"), x[:9])
+    np.testing.assert_allclose(again, log_q.ravel()[:9], rtol=1e-3, atol=1e-3)
+    assert metadata["metadata"]["kl"] == pytest.approx(values[f"kl_best[{loss},banana]"])
 
 
 def test_the_table_at_the_end(finished):
