@@ -12,8 +12,9 @@ from experiments.workdir import Workdir
 Figures = dict[str, float | int | bool]
 
 
-def has_value(figures: Any) -> bool:
-    """Whether they hold a finite `value`."""
+def has_value(name: str, figures: Any) -> bool:
+    """Whether figures hold a finite `value`, whatever their name."""
+    del name
     value = figures.get("value") if isinstance(figures, dict) else None
     return isinstance(value, float) and bool(np.isfinite(value))
 
@@ -24,20 +25,22 @@ class Book:
     Args:
       workdir: of the run.
       file: its name there; it must be one that a run owns (`workdir.OWNED`).
-      is_sound: whether what the file has under a name is believed; what is not, and what a
-        damaged file lost, is made again.
+      is_sound: `(name, figures)` to whether what the file has under a name is believed; what
+        is not, and what a damaged file lost, is made again.
 
     Attributes:
       found: those asked for so far, in that order.
     """
 
-    def __init__(self, workdir: Workdir, file: str, *, is_sound: Callable[[Any], bool] = has_value):
+    def __init__(
+        self, workdir: Workdir, file: str, *, is_sound: Callable[[str, Any], bool] = has_value
+    ):
         self._workdir, self._file = workdir, file
         self.found: dict[str, Figures] = {}
         self._before: dict[str, Figures] = {}
         with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
             for name, figures in json.loads((workdir.path / file).read_text()).items():
-                if is_sound(figures):
+                if is_sound(name, figures):
                     self._before[name] = figures
 
     def forget(self, name: str, *, unless: Figures) -> None:

@@ -13,7 +13,7 @@ import kd.random
 from experiments.book import Book, has_value
 from experiments.run import Run
 from kd import inference
-from kd.inference import Proposal, rbm_path
+from kd.inference import BridgeLogZ, LogZ, Proposal, rbm_path
 from kd.models import NADE, RBM
 from kd.samplers import block_gibbs
 from kd.types import Array, Key, PyTree
@@ -21,6 +21,7 @@ from kd.types import Array, Key, PyTree
 if TYPE_CHECKING:
     from experiments.rbm_to_nade.study import Teacher
 
+ENDS = ("value", "stderr", "low", "high")
 FILE, COVERAGE_FILE = "estimates.json", "coverage.json"
 # Hidden (or visible) units, whose states are gone through for the exact log Z.
 MOST_ENUMERATED = 20
@@ -125,13 +126,19 @@ def _all_states(size: int, *, block_bits: int = 12):
         yield np.concatenate([block, np.tile(rest, (len(block), 1))], axis=1).astype(float)
 
 
-def _is_sound(estimate: Any) -> bool:
-    """Whether it has a finite value inside its interval, whose ends may be infinite."""
-    if not has_value(estimate):
+def _is_sound(name: str, estimate: Any) -> bool:
+    """Whether it has all of its figures, the value inside the interval, samples behind it."""
+    kind = name.partition("[")[0].partition("#")[0]
+    fields = {"exact": ENDS, "bridge": BridgeLogZ._fields}.get(kind, LogZ._fields)
+    if not has_value(name, estimate):
         return False
-    low, high, stderr = (estimate.get(key) for key in ("low", "high", "stderr"))
-    return all(isinstance(x, float) for x in (low, high, stderr)) and (
-        low <= estimate["value"] <= high and stderr >= 0
+    if not all(isinstance(estimate.get(field), (int, float)) for field in fields):
+        return False
+    samples = {"num_samples", "num_proposal", "num_target"} & set(fields)
+    return (
+        estimate["low"] <= estimate["value"] <= estimate["high"]
+        and estimate["stderr"] >= 0
+        and all(estimate[field] >= 2 for field in samples)
     )
 
 

@@ -27,6 +27,8 @@ THESIS = {
 }
 ESTIMATORS = ("upper", "lower", "importance", "bridge")
 THESIS_AIS = 451.28
+ENDS = {"low", "high", "effective"}
+FEWEST_EFFECTIVE = 1  # Per cent of the samples.
 # Of the thesis's RBM: the log-potential of the blank image, by which it is known.
 THESIS_BLANK = 436.4938
 
@@ -63,6 +65,9 @@ def rows(
             for end in ("low", "high")
             if np.isfinite(estimate[end])  # JSON has no infinity: such an end has no row.
         ]
+        share = _effective_share(name, estimate)
+        if share is not None:
+            made.append(Row(f"log_z.{_within(name, 'effective')}", 100 * share, None, 1, "%"))
     shares, num_repeats = covered
     for name, share in shares.items():
         stderr = 100 * (share * (1 - share) / num_repeats) ** 0.5
@@ -74,6 +79,17 @@ def rows(
         name = f"nade.log_prob[{condition[0]},{condition[1]}]"
         made.append(report.row(name, metrics.estimate(values[None]), "nats", paper=paper))
     return made
+
+
+def _effective_share(name: str, estimate: dict[str, float]) -> float | None:
+    """Of the samples of an estimate that weighs them, in (0, 1]; of the bridge's poorer side."""
+    if name.startswith("bridge"):
+        sides = [("effective_proposal", "num_proposal"), ("effective_target", "num_target")]
+    elif name.startswith(("ais", "importance")):
+        sides = [("effective_samples", "num_samples")]
+    else:
+        return None
+    return min(estimate[effective] / estimate[num] for effective, num in sides)
 
 
 def reference(found: "Found") -> float:
@@ -107,7 +123,7 @@ def show(summary: dict[str, Any], workdir: Path) -> None:
     names = [
         name.removeprefix("log_z.")
         for name in by_name
-        if name.startswith("log_z.") and not {"low", "high"} & set(name.split("[")[0].split("."))
+        if name.startswith("log_z.") and not ENDS & set(name.split("[")[0].split("."))
     ]
     best = by_name["log_z.exact" if "log_z.exact" in by_name else "log_z.ais"]["value"]
     num_repeats = max(
@@ -121,8 +137,10 @@ def show(summary: dict[str, Any], workdir: Path) -> None:
             by_name.get(f"log_z.{_within(name, end)}", {"value": infinity})["value"]
             for end, infinity in (("low", -np.inf), ("high", np.inf))
         )
+        share = by_name.get(f"log_z.{_within(name, 'effective')}")
+        is_poor = share is not None and share["value"] < FEWEST_EFFECTIVE
         line = [
-            title(name),
+            title(name) + "*" * is_poor,
             f"{row['value']:.3f}",
             "–" if name == "exact" else f"({low:.3f}, {high:.3f})",
             f"{row['value'] - best:+.3f}",
@@ -137,6 +155,9 @@ def show(summary: dict[str, Any], workdir: Path) -> None:
     report.print_table("the RBM's partition function", header, lines)
     whom = "the exact value" if "exact" in names else "AIS"
     print(f"AIS is annealed importance sampling. The gap is to {whom}.")
+    if any(line[0].endswith("*") for line in lines):
+        print(f"* Less than {FEWEST_EFFECTIVE} % of the samples carry the weight: the interval")
+        print("  is not to be trusted.")
     if num_repeats:
         print(f"Held: of {num_repeats} intervals made afresh, those with the exact value inside,")
         print("  or, of a bound, on its side.")

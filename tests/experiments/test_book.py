@@ -67,9 +67,14 @@ def test_what_is_damaged_is_made_again(workdir, content):
     assert json.loads((workdir.path / "estimates.json").read_text()) == {"a": {"value": 1.0}}
 
 
+def is_positive(name, figures):
+    assert name == "a"
+    return has_value(name, figures) and figures["value"] > 0
+
+
 def test_a_study_says_what_it_believes(workdir):
     Book(workdir, "estimates.json").keep("a", lambda: {"value": -1.0})
-    made = Book(workdir, "estimates.json", is_sound=lambda x: has_value(x) and x["value"] > 0)
+    made = Book(workdir, "estimates.json", is_sound=is_positive)
     assert made.keep("a", lambda: {"value": 1.0}) == {"value": 1.0}
 
 

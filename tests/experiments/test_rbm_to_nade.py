@@ -187,10 +187,13 @@ def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path)
     shutil.rmtree(newest)
     estimates = json.loads((path / "estimates.json").read_text())
     kept = {name: estimates[name] for name in ESTIMATES[:5]}
-    # Of these none is believed: one is known better, one is no number, one is nobody's.
+    # Of these none is believed: one is known better, one is no number, one lies outside its
+    # interval, one has no samples, one lacks figures, one is nobody's.
     kept["exact"] = estimates["exact"] | {"value": -77.5, "low": -77.5, "high": -77.5}
     kept["ais"] = estimates["ais"] | {"value": math.nan}
     kept["upper[kl,12]"] = estimates["upper[kl,12]"] | {"low": 1e9}
+    kept["lower[kl,12]"] = estimates["lower[kl,12]"] | {"num_samples": 0}
+    kept["bridge[kl,12]"] = {n: estimates["bridge[kl,12]"][n] for n in estimates["exact"]}
     (path / "estimates.json").write_text(json.dumps({"foo": estimates["ais"]} | kept))
     again = study_runs.succeed_here(path, run.settings, module=MODULE)
     assert again.stdout.count("done before") == 3 and again.stdout.count("goes on from here") == 1
@@ -267,9 +270,37 @@ def test_no_offset_is_sought_where_no_loss_needs_one():
     run.settings = resolve(Settings, "quick", {"loss": "kl,se_then_kl", "offset": "3"})
     assert find_offset(run, None) == 3.0
     teacher = Teacher(RBM(2, 1), {"params": {"w": np.zeros((2, 1)), "b": np.zeros(1)}}, True)
-    found = {"ais": {"value": 1.0, "stderr": 0.5, "low": 0.0, "high": 2.0}}
+    ends = {"low": 0.0, "high": 2.0, "num_samples": 9, "effective_samples": 5.0}
+    found = {"ais": {"value": 1.0, "stderr": 0.5, **ends}}
     rows = tables.rows(teacher, None, found, ({}, 0), {("kl", 3): np.zeros(4)}, np.zeros(4))
     assert [row.name for row in rows][:2] == ["log_z.ais", "log_z.ais.low"]
+
+
+@pytest.mark.parametrize("effective", [99.0, 101.0])
+def test_estimates_by_few_samples_are_marked(effective, tmp_path, capsys):
+    teacher = Teacher(RBM(2, 1), {"params": {"w": np.zeros((2, 1)), "b": np.zeros(1)}}, True)
+    ends = {"value": 1.0, "stderr": 0.5, "low": 0.0, "high": 2.0}
+    sampled = ends | {"num_samples": 10_000, "effective_samples": 10_000.0}
+    found = {
+        "ais": sampled,
+        "lower[kl,3]": sampled,
+        "importance[kl,3]": sampled | {"effective_samples": effective},
+        "bridge[kl,3]": ends
+        | {f"num_{side}": 10_000 for side in ("proposal", "target")}
+        | {"effective_proposal": 9_000.0, "effective_target": effective},
+    }
+    rows = tables.rows(teacher, None, found, ({}, 0), {("kl", 3): np.zeros(4)}, np.zeros(4))
+    values = {row.name: row.value for row in rows}
+    assert values["log_z.importance.effective[kl,3]"] == pytest.approx(effective / 100)
+    assert "log_z.lower.effective[kl,3]" not in values
+    summary = json.loads(json.dumps(report.summary("rbm_to_nade", "quick", 1.0, rows)))
+    tables.show(summary, tmp_path)
+    shown = capsys.readouterr().out
+    is_poor = effective < 100
+    for name in ("importance, kl 3", "bridge, kl 3"):
+        assert (f"{name}*" in shown) == is_poor
+    assert ("* Less than 1 % of the samples" in shown) == is_poor
+    assert "AIS*" not in shown and "lower bound, kl 3*" not in shown
 
 
 @pytest.mark.parametrize("is_other", [False, True])
@@ -288,7 +319,8 @@ def test_pixels_in_another_order_are_noticed(is_other, caplog, monkeypatch):
 def test_an_infinite_end_is_shown_and_is_no_number_in_the_summary(tmp_path, capsys):
     teacher = Teacher(RBM(2, 1), {"params": {"w": np.zeros((2, 1)), "b": np.zeros(1)}}, True)
     found = {"exact": 1.0, "ais": 1.2}
-    found = {n: {"value": v, "stderr": 0.5, "low": -np.inf, "high": 2.0} for n, v in found.items()}
+    rest = {"stderr": 0.5, "low": -np.inf, "high": 2.0, "num_samples": 9, "effective_samples": 5.0}
+    found = {name: {"value": value, **rest} for name, value in found.items()}
     rows = tables.rows(teacher, 0.0, found, ({}, 0), {("kl", 3): np.zeros(4)}, np.zeros(4))
     content = report.summary("rbm_to_nade", "quick", 1.0, rows)
     content = json.loads(json.dumps(content, allow_nan=False))
