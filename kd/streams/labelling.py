@@ -172,8 +172,8 @@ def _labeller(teacher_fn: LogProbFn, derivatives: str | None) -> Callable[[Batch
         shape = jax.eval_shape(teacher_fn, x).shape
         if len(shape) != 1:
             raise ValueError(
-                f"teacher_fn must return log-probabilities [C], got shape {shape}; a density is "
-                "asked in the objective itself."
+                f"teacher_fn must return log-probabilities [C], got shape {shape}; evaluate a "
+                "log-density in the objective instead."
             )
         if derivatives == JACOBIAN:
             log_probs, jacobian = value_and_input_jacobian(teacher_fn, x)

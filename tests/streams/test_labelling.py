@@ -224,7 +224,7 @@ def test_cache_bytes_is_what_the_labels_take(derivatives, size):
 
 @pytest.mark.parametrize("derivatives", [None, "jacobian"])
 def test_a_density_is_no_teacher_of_classes(derivatives):
-    message = r"log-probabilities \[C\], got shape \(\); a density is asked in the objective"
+    message = r"log-probabilities \[C\], got shape \(\); evaluate a log-density in the objective"
     density, data = (lambda x: -jnp.sum(x**2)), {"x": jnp.ones((4, 3))}
     with pytest.raises(ValueError, match=message):
         streams.label_dataset(data, density, derivatives=derivatives)
