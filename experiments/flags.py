@@ -57,8 +57,8 @@ OPTION_HELP = {
     "tensorboard": "write TensorBoard events as well",
     "teacher_from": "workdir of another run with the same teacher settings: its teacher is used",
 }
-# Every study has these; each says which of the others it has.
 NUMBERS = {"cache_gb", "checkpoint_seconds"}
+# Every study has these; each says which of the others it has.
 COMMON_OPTIONS = ("preset", "workdir", "checkpoint_seconds", "tensorboard")
 
 

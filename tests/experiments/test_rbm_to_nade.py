@@ -21,14 +21,14 @@ from experiments import report
 from experiments.flags import resolve
 from experiments.rbm_to_nade import tables
 from experiments.rbm_to_nade.estimates import exact_log_z, gibbs_samples
-from experiments.rbm_to_nade.settings import Settings
+from experiments.rbm_to_nade.settings import PIXEL_ORDERS, Settings
 from experiments.rbm_to_nade.study import (
     Teacher,
     _warn_of_another_order,
     find_offset,
     make_optimizer,
 )
-from kd.data import load_binary, load_rbm
+from kd.data import binary, load_binary, load_rbm
 from kd.export import load_student
 from kd.models import NADE, RBM
 from kd.training.checkpoint import Checkpointer
@@ -301,6 +301,11 @@ def test_estimates_by_few_samples_are_marked(effective, tmp_path, capsys):
         assert (f"{name}*" in shown) == is_poor
     assert ("* Less than 1 % of the samples" in shown) == is_poor
     assert "AIS*" not in shown and "lower bound, kl 3*" not in shown
+
+
+def test_the_orders_of_pixels_are_those_of_the_data():
+    """The settings name them again, so that `--help` imports nothing."""
+    assert PIXEL_ORDERS == binary.PIXEL_ORDERS
 
 
 @pytest.mark.parametrize("is_other", [False, True])
