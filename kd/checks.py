@@ -15,6 +15,12 @@ def check_rank(name: str, value: Any, rank: int) -> None:
         raise ValueError(f"{name} must have rank {rank}, got shape {jnp.shape(value)}.")
 
 
+def check_shape(name: str, value: Any, shape: Sequence[int]) -> None:
+    """Raises ValueError unless `value` has that shape."""
+    if jnp.shape(value) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {jnp.shape(value)}.")
+
+
 def check_same_shape(name: str, value: Any, other_name: str, other: Any) -> None:
     """Raises ValueError unless the two shapes are equal: nothing here broadcasts."""
     if jnp.shape(value) != jnp.shape(other):
@@ -66,9 +72,13 @@ def check_weight(name: str, value: float) -> None:
 
 
 def check_permutation(name: str, value: Sequence[int], size: int) -> None:
-    """Raises ValueError unless `value` holds each of the integers 0, ..., size - 1 once."""
-    found = np.asarray(value)
-    if found.dtype.kind not in "iu" or sorted(found.ravel().tolist()) != list(range(size)):
+    """Raises ValueError unless `value` is a vector of the integers 0, ..., size - 1, each once."""
+    try:
+        found = np.asarray(value)
+    except ValueError:  # Rows of different lengths.
+        found = np.zeros(())
+    is_vector = found.ndim == 1 and found.dtype.kind in "iu"
+    if not is_vector or sorted(found.tolist()) != list(range(size)):
         raise ValueError(f"{name} must be a permutation of 0, ..., {size - 1}; got {value}.")
 
 
@@ -85,6 +95,17 @@ def check_binary(name: str, value: Any) -> None:
     value = np.asarray(value)  # In NumPy: under jit, JAX would trace even what is concrete.
     if not np.all((value == 0) | (value == 1)):
         raise ValueError(f"{name} must hold zeros and ones alone.")
+
+
+def nan_unless_binary(value: jax.Array, x: Any) -> jax.Array:
+    """`value` `[...]`, NaN where a traced `x` `[..., I]` holds anything but zeros and ones.
+
+    Under jit `check_binary` can raise nothing: what would be a plausible number is made one
+    that every loop and estimator refuses.
+    """
+    if not isinstance(x, jax.core.Tracer):
+        return value
+    return jnp.where(jnp.all((x == 0) | (x == 1), axis=-1), value, jnp.nan)
 
 
 def check_finite(name: str, value: Any) -> None:

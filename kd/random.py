@@ -27,6 +27,33 @@ ROUNDS = (
     (16, np.uint32(0x21F0AAAD), 15, np.uint32(0xD35A2D97), 15),
     (16, np.uint32(0x7FEB352D), 15, np.uint32(0x846CA68B), 16),
 )
+# Of least largest error (weighted least squares, reweighted until it is even): log(1 + m) / m
+# for 1 + m from sqrt(1/2) to sqrt(2), and R of `normal` in powers of its argument less a centre.
+LOG1P = (
+    0.11827461421489716,
+    -0.18901975452899933,
+    0.20604677498340607,
+    -0.24881340563297272,
+    0.3330329656600952,
+    -0.5000196695327759,
+    1.0000032186508179,
+)
+LOG_2, ROOT_HALF = np.float32(math.log(2)), np.int32(0x3F3504F3)  # The bits of sqrt(1/2).
+QUANTILE = (
+    -0.0014444204280152917,
+    0.0013092757435515523,
+    0.006807132624089718,
+    -0.01094180066138506,
+    -0.003927144687622786,
+    0.02644377388060093,
+    -0.03878507390618324,
+    0.02883402816951275,
+    0.018469372764229774,
+    -0.12969157099723816,
+    1.8251549005508423,
+    3.5726146697998047,
+)
+QUANTILE_SHIFT, QUANTILE_CENTRE = np.float32(5), np.float32(3.5)
 
 
 def bits(key: Key, shape: Sequence[int] = ()) -> Array:
@@ -77,7 +104,17 @@ def uniform(key: Key, shape: Sequence[int] = ()) -> Array:
 
 
 def normal(key: Key, shape: Sequence[int] = ()) -> Array:
-    """Standard normal numbers, float32, by the inverse of their distribution function.
+    r"""Standard normal numbers, float32, by the inverse of their distribution function.
+
+    Each is within 3e-6 of the exact quantile of its 24-bit uniform number, and none
+    is beyond 5.4.
+
+    .. math::
+       z = \Phi^{-1}\Big(\frac{1 + x}{2}\Big) = x R\big(\sqrt{c - \log(1 - x^2)}\big),
+       \qquad x \in (-1, 1)
+
+    with a polynomial R: the square root makes the tails nearly linear, so that one
+    polynomial serves all of them and nothing branches.
 
     Args:
       key, shape: as for `bits`.
@@ -91,7 +128,25 @@ def normal(key: Key, shape: Sequence[int] = ()) -> Array:
     """
     # Odd multiples of 2**-24 in (-1, 1): symmetric, and never at the ends.
     centred = (bits(key, shape) >> 8).astype(jnp.int32).astype(jnp.float32) - np.float32(2**23)
-    return np.float32(math.sqrt(2)) * jax.lax.erf_inv((centred + 0.5) * np.float32(2**-23))
+    x = (centred + 0.5) * np.float32(2**-23)
+    root = jnp.sqrt(QUANTILE_SHIFT - _log((1 - x) * (1 + x)))
+    return x * _polynomial(QUANTILE, root - QUANTILE_CENTRE)
+
+
+def _log(v: Array) -> Array:
+    """Natural logarithm of float32 numbers > 0 that are not denormal; XLA's own is slower."""
+    bits = jax.lax.bitcast_convert_type(v, jnp.int32)
+    exponent = (bits - ROOT_HALF) >> 23
+    mantissa = jax.lax.bitcast_convert_type(bits - (exponent << 23), jnp.float32) - 1
+    return mantissa * _polynomial(LOG1P, mantissa) + exponent.astype(jnp.float32) * LOG_2
+
+
+def _polynomial(coefficients: Sequence[float], x: Array) -> Array:
+    """Horner's rule, the highest power first."""
+    value = jnp.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = value * x + np.float32(coefficient)
+    return value
 
 
 def _mix(state: Array, *round_: int | np.uint32) -> Array:

@@ -109,9 +109,29 @@ def test_check_permutation():
     for value in (
         *((0, 1), (0, 1, 1), (1, 2, 3), (0, 1, 2, 3)),
         *([0.0, 1.0, 2.0], [2, None, 1], 3, [True, False, True]),
+        *([[0, 1, 2]], [[0, 1], [2]]),
     ):
         message = f"a must be a permutation of 0, ..., 2; got {value}."
         refused(ValueError, message, checks.check_permutation, "a", value, 3)
+
+
+def test_check_shape():
+    checks.check_shape("a", np.zeros((2, 3)), [2, 3])
+    refused(
+        ValueError,
+        "a must have shape (2, 3), got (3,).",
+        checks.check_shape,
+        "a",
+        np.zeros(3),
+        (2, 3),
+    )
+
+
+def test_nan_unless_binary():
+    x = jnp.array([[0.0, 1.0], [0.5, 1.0], [jnp.nan, 0.0]])
+    value = jnp.arange(3.0)
+    np.testing.assert_array_equal(checks.nan_unless_binary(value, x), value)
+    np.testing.assert_array_equal(jax.jit(checks.nan_unless_binary)(value, x), [0, np.nan, np.nan])
 
 
 def test_check_last_axis():

@@ -126,6 +126,40 @@ def test_normal_numbers():
     assert 4.5 < np.abs(z).max() < 5.6
 
 
+def test_normal_numbers_are_the_quantiles_of_their_bits():
+    """To 3e-6, in the body and in the tails."""
+    key = jax.random.key(1)
+    u = (np.asarray(random.bits(key, (SIZE,)) >> 8).astype(np.float64) + 0.5) * 2.0**-24
+    np.testing.assert_allclose(random.normal(key, (SIZE,)), stats.norm.ppf(u), atol=3e-6, rtol=0)
+
+
+@pytest.mark.parametrize("word", [0, 255, 256, 2**31 - 1, 2**31, 2**32 - 257, 2**32 - 1])
+def test_normal_numbers_of_extreme_bits(word, monkeypatch):
+    monkeypatch.setattr(random, "bits", lambda key, shape: jnp.full(shape, word, jnp.uint32))
+    expected = stats.norm.ppf(((word >> 8) + 0.5) * 2.0**-24)
+    found = random.normal(jax.random.key(0), (3,))
+    np.testing.assert_allclose(found, expected, atol=3e-6, rtol=0)
+    assert np.sign(found[0]) == np.sign(expected)
+
+
+def test_moments_and_leaves_of_normal_numbers():
+    """What a sampler's noise must have: moments to the fourth, no correlation in time or space."""
+    keys = jax.random.split(jax.random.key(2), 4)
+    z = np.stack([np.asarray(random.normal(key, (1 << 18,)), np.float64) for key in keys])
+    count = z.shape[1]
+    for order, variance in ((1, 1), (2, 2), (3, 15), (4, 96)):
+        expected = {2: 1, 4: 3}.get(order, 0)
+        errors = (np.mean(z**order, axis=1) - expected) / np.sqrt(variance / count)
+        assert np.abs(errors).max() < 4.5
+    for row in z:
+        for lag in (1, 2, 3, 16, 400, 784):
+            assert abs(np.mean(row[lag:] * row[:-lag])) * np.sqrt(count - lag) < 4.5
+            squares = (row[lag:] ** 2 - 1) * (row[:-lag] ** 2 - 1)
+            assert abs(np.mean(squares)) * np.sqrt(count - lag) / 2 < 4.5
+    correlations = np.corrcoef(z) * np.sqrt(count)
+    assert np.abs(correlations[np.triu_indices(4, 1)]).max() < 4.5
+
+
 @pytest.mark.parametrize("name", ["bits", "uniform", "normal"])
 def test_pure_functions_of_key_and_shape(name):
     fn = getattr(random, name)

@@ -17,6 +17,7 @@ from kd.inference.annealing import (
     salakhutdinov_schedule,
 )
 from kd.inference.bridge import BridgeLogZ, bridge_sampling
+from kd.inference.geometric_path import geometric_path
 from kd.inference.log_weights import Proposal, proposal_log_weights, target_log_weights
 from kd.inference.maximum import max_lower_bound
 from kd.inference.partition import (
@@ -37,6 +38,7 @@ __all__ = [
     "annealed_log_weights",
     "bridge_sampling",
     "data_logits",
+    "geometric_path",
     "importance_sampling",
     "kl_lower_bound",
     "kl_upper_bound",

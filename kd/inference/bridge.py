@@ -18,6 +18,9 @@ from kd.inference.partition import (
 # Standard errors by which the two means may lie on the wrong sides of log Z by chance, from
 # so many samples on; and the relative error of log-weights in single precision.
 MOST_REVERSED, FEWEST_JUDGED, ROUNDING = 8.0, 10, 1e-5
+# That a log-weight of the proposal exceeds one of the target by so much has a probability
+# of at most exp(-20): the density of the latter is that of the former times exp(l) / Z.
+MOST_AHEAD = 20.0
 
 
 class BridgeLogZ(NamedTuple):
@@ -26,6 +29,7 @@ class BridgeLogZ(NamedTuple):
     Attributes:
       value: the estimate.
       stderr: one standard error, by the delta rule for the ratio of two independent means.
+        Chains that began at the proposal's samples have to have forgotten them.
       low, high: the value less and plus three standard errors.
       thesis_low, thesis_high: the wider interval of the thesis, by the rule of its released
         code: the upper end of one mean over the lower end of the other; infinite where a
@@ -135,6 +139,12 @@ def _refuse_swapped(proposal: np.ndarray, target: np.ndarray) -> None:
     target. An estimate from samples that have it otherwise is worth nothing, and its
     standard error does not tell.
     """
+    ahead = np.min(proposal) - np.max(target)
+    if ahead > max(MOST_AHEAD, ROUNDING * abs(np.max(target))):
+        raise ValueError(
+            f"log_weights_proposal all lie above log_weights_target, by {ahead:.6g} nats: they are "
+            "swapped, or not of samples of the two."
+        )
     both = np.concatenate([proposal, target])
     if min(proposal.size, target.size) < FEWEST_JUDGED or not np.isfinite(both).all():
         return

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kd import checks
 from kd.types import Array
@@ -34,7 +35,8 @@ def max_lower_bound(
 
     Raises:
       ValueError: if there is no candidate, one (where it is not traced) holds other
-        values, a count is not positive, or `log_potential_fn` does not give `[N]`.
+        values, a count is not positive, `log_potential_fn` does not give `[N]`, or (where
+        it is not traced) the largest log-potential is not finite.
 
     Example:
       >>> value, x = max_lower_bound(lambda x: x @ jnp.array([2.0, -1.0]), jnp.zeros((1, 2)))
@@ -80,4 +82,9 @@ def max_lower_bound(
 
     first = jax.lax.top_k(potential_fn(candidates), min(num_ascents, num_candidates))[1]
     values, xs = jax.lax.map(climb, candidates[first])
-    return values[jnp.argmax(values)], xs[jnp.argmax(values)]
+    best = jnp.argmax(values)
+    if not isinstance(values, jax.core.Tracer) and not np.isfinite(values[best]):
+        raise ValueError(
+            f"log_potential_fn gives no finite maximum: the largest is {values[best]}."
+        )
+    return values[best], xs[best]

@@ -83,7 +83,7 @@ class NADE(nn.Module):
             self.param("u", out, (size, hidden)),
             self.param("b", out, (size,)),
         )
-        return _log_prob(weights, self._ordered(x, weights.b.dtype))
+        return checks.nan_unless_binary(_log_prob(weights, self._ordered(x, weights.b.dtype)), x)
 
     @nn.nowrap
     def log_prob(self, params: PyTree, x: Array, *, any_mode: bool = False) -> Array:
@@ -101,19 +101,21 @@ class NADE(nn.Module):
           any_mode: derive the plain formula instead, in any mode, `jax.jvp` too; slower.
 
         Returns:
-          `[...]`, at most 0.
+          `[...]`, at most 0; NaN where a traced `x` holds anything but zeros and ones.
 
         Raises:
-          ValueError: if the last axis is not I, or (where it is not traced) `x` holds
-            anything but zeros and ones.
+          ValueError: if the last axis is not I, the parameters are of a NADE of another
+            size, or (where it is not traced) `x` holds anything but zeros and ones.
 
         Reference:
           Papamakarios (2015), (4.36), with the backward pass of appendix C.
         """
         if not any_mode:
             return self.apply(params, x)
-        weights = Weights(**params["params"])
-        return _plain_log_prob(weights, self._ordered(x, weights.b.dtype))
+        weights = self._weights(params)
+        return checks.nan_unless_binary(
+            _plain_log_prob(weights, self._ordered(x, weights.b.dtype)), x
+        )
 
     @nn.nowrap
     def conditionals(self, params: PyTree, x: Array) -> Array:
@@ -133,7 +135,7 @@ class NADE(nn.Module):
         Reference:
           Papamakarios (2015), (4.35).
         """
-        weights = Weights(**params["params"])
+        weights = self._weights(params)
         x = self._ordered(x, weights.b.dtype)
         logits, _ = _logits(weights, x.reshape(-1, self.num_visible))
         return self._restored(nn.sigmoid(logits).T).reshape(x.shape)
@@ -151,18 +153,27 @@ class NADE(nn.Module):
           Samples, `[N, I]` of zeros and ones; and `conditionals` of them, `[N, I]`.
 
         Raises:
-          ValueError: if `num_samples` < 1, or (where they are not traced) the parameters are
-            not finite.
+          ValueError: if `num_samples` < 1, or the parameters are of a NADE of another size
+            or (where they are not traced) not finite.
 
         Reference:
           Papamakarios (2015), sections 4.2.2 and 2.2.3.
         """
         checks.check_count("num_samples", num_samples)
-        weights = Weights(**params["params"])
+        weights = self._weights(params)
         # With NaN no number is below its probability, and all samples would be 0.
         jax.tree.map(lambda x: checks.check_finite("params", x), weights)
         x, conditionals = _sample(weights, key, num_samples)
         return self._restored(x), self._restored(conditionals)
+
+    @nn.nowrap
+    def _weights(self, params: PyTree) -> Weights:
+        weights = Weights(**params["params"])
+        size, hidden = self.num_visible, self.num_hidden
+        expected = Weights((size - 1, hidden), (hidden,), (size, hidden), (size,))
+        for name, value, shape in zip(Weights._fields, weights, expected, strict=True):
+            checks.check_shape(f"params: {name}", value, shape)
+        return weights
 
     @nn.nowrap
     def _ordered(self, x: Array, dtype: jnp.dtype) -> Array:

@@ -50,8 +50,9 @@ class RBM(nn.Module):
         w = self.param("w", nn.initializers.normal(0.01), shape)
         a = self.param("a", nn.initializers.zeros, shape[:1])
         b = self.param("b", nn.initializers.zeros, shape[1:])
-        x = self._checked("x", x, self.num_visible, w.dtype)
-        return x @ a + jnp.sum(jax.nn.softplus(x @ w + _row(b, x)), -1)
+        states = self._checked("x", x, self.num_visible, w.dtype)
+        hidden = jnp.sum(jax.nn.softplus(states @ w + _row(b, states)), -1)
+        return checks.nan_unless_binary(states @ a + hidden, x)
 
     @nn.nowrap
     def log_potential(self, params: PyTree, x: Array) -> Array:
@@ -64,11 +65,11 @@ class RBM(nn.Module):
           x: `[..., I]`, zeros and ones. Gradients flow through.
 
         Returns:
-          `[...]`.
+          `[...]`; NaN where a traced `x` holds anything but zeros and ones.
 
         Raises:
-          ValueError: if the last axis is not I, or (where it is not traced) `x` holds
-            anything but zeros and ones.
+          ValueError: if the last axis is not I, the parameters are of an RBM of another
+            size, or (where it is not traced) `x` holds anything but zeros and ones.
 
         Reference:
           Papamakarios (2015), (4.32).
@@ -97,7 +98,7 @@ class RBM(nn.Module):
         Reference:
           Papamakarios (2015), (4.33).
         """
-        w, b = params["params"]["w"], params["params"]["b"]
+        w, _, b = self._weights(params)
         x = self._checked("x", x, self.num_visible, w.dtype)
         return x @ w + _row(b, x)
 
@@ -118,9 +119,20 @@ class RBM(nn.Module):
         Reference:
           Papamakarios (2015), (4.34).
         """
-        w, a = params["params"]["w"], params["params"]["a"]
+        w, a, _ = self._weights(params)
         h = self._checked("h", h, self.num_hidden, w.dtype)
         return h @ w.T + _row(a, h)
+
+    @nn.nowrap
+    def _weights(self, params: PyTree) -> tuple[Array, Array, Array]:
+        """`w`, `a`, `b`; flax checks those of `log_potential` itself."""
+        size, hidden = self.num_visible, self.num_hidden
+        found = tuple(params["params"][name] for name in "wab")
+        for name, value, shape in zip(
+            "wab", found, ((size, hidden), (size,), (hidden,)), strict=True
+        ):
+            checks.check_shape(f"params: {name}", value, shape)
+        return found
 
     @nn.nowrap
     def _checked(self, name: str, x: Array, size: int, dtype: jnp.dtype) -> Array:

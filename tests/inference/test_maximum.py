@@ -68,6 +68,12 @@ def test_where_the_potential_is_no_number_is_passed_over():
     assert float(value) == SIZE - 1 and x[0] == 0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_no_finite_maximum_is_refused(value):
+    with pytest.raises(ValueError, match="no finite maximum: the largest is (inf|-inf)"):
+        max_lower_bound(lambda x: jnp.full(len(x), value), jnp.zeros((2, SIZE)))
+
+
 def test_raises():
     fn = lambda x: jnp.sum(x, -1)
     for candidates, options, message in (

@@ -235,12 +235,20 @@ def test_bridge_converges_where_the_fixed_point_swings():
     assert result.value == pytest.approx(np.mean(plain), abs=0.01)
 
 
-@pytest.mark.parametrize("swapped", [False, True])
-def test_bridge_stands_weights_without_overlap(swapped):
-    """All weights of one side below all of the other: finite, and found all the same."""
-    sides = np.linspace(-2e4, -1e4, 5), np.linspace(1e4, 2e4, 7)
-    result = inference.bridge_sampling(*(sides[::-1] if swapped else sides))
-    assert np.isfinite(result.value) and np.all(np.isfinite(result[:2]))
+def test_bridge_stands_weights_without_overlap():
+    """Only the largest of one side and the smallest of the other count: here by hand.
+
+    The two means are exp(-1e4) / (5 s_q Z) and exp(-1e4) / (7 s_p), with shares 5 / 12 and
+    7 / 12, and Z is their ratio: its square is (7 / 5)^2.
+    """
+    proposal, target = np.linspace(-2e4, -1e4, 5), np.linspace(1e4, 2e4, 7)
+    result = inference.bridge_sampling(proposal, target)
+    assert result.is_converged and result.value == pytest.approx(np.log(7 / 5), abs=1e-6)
+    with pytest.raises(ValueError, match="all lie above log_weights_target, by 20000 nats"):
+        inference.bridge_sampling(target, proposal)
+    # Two samples a side may well lie so by chance.
+    near = inference.bridge_sampling(np.array([0.2, 0.3]), np.array([0.0, 0.1]))
+    assert np.isfinite(near.value)
 
 
 @each_estimator

@@ -286,6 +286,16 @@ def test_initial_weights_have_the_thesiss_law():
         assert stats.kstest(z, "norm").pvalue > 1e-3
 
 
+@pytest.mark.parametrize("any_mode", [False, True])
+def test_traced_inputs_that_are_not_binary_give_nan(any_mode):
+    nade = NADE(3, 2)
+    params = nade.init(jax.random.key(0), jnp.zeros(3))
+    x = jnp.array([[0.0, 1.0, 1.0], [0.0, 0.5, 1.0]])
+    found = jax.jit(lambda x: nade.log_prob(params, x, any_mode=any_mode))(x)
+    assert float(found[0]) == pytest.approx(float(nade.log_prob(params, x[0])), rel=1e-6)
+    assert np.isnan(found[1])
+
+
 def test_raises():
     nade = NADE(3, 2)
     params = nade.init(jax.random.key(0), jnp.zeros(3))
@@ -297,6 +307,11 @@ def test_raises():
         for bad in (0.5, 2.0, -1.0, np.nan):
             with pytest.raises(ValueError, match="x must hold zeros and ones alone"):
                 method(params, jnp.array([0.0, bad, 1.0]))
+        other = NADE(4, 2).init(jax.random.key(0), jnp.zeros(4))
+        with pytest.raises(Exception, match=r"shape"):
+            method(other, jnp.zeros(3))
+    with pytest.raises(ValueError, match=re.escape("params: w must have shape (2, 2), got (3, 2)")):
+        nade.sample(other, jax.random.key(0), 1)
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         nade.sample(params, jax.random.key(0), 0)
     with pytest.raises(ValueError, match="params must be finite"):

@@ -104,6 +104,14 @@ def test_initial_weights():
     assert params["a"].shape == (300,) and params["b"].shape == (200,)
 
 
+def test_traced_inputs_that_are_not_binary_give_nan():
+    rbm, params = RBM(V, H), random_params()
+    x = jnp.zeros((2, V)).at[1, 0].set(0.5)
+    found = jax.jit(lambda x: rbm.log_potential(params, x))(x)
+    assert float(found[0]) == pytest.approx(float(rbm.log_potential(params, x[0])), rel=1e-6)
+    assert np.isnan(found[1])
+
+
 def test_raises():
     rbm, params = RBM(V, H), random_params()
     for method, name, size in (
@@ -117,6 +125,11 @@ def test_raises():
             method(params, np.zeros((2, 5)))
         with pytest.raises(ValueError, match=f"{name} must hold zeros and ones alone"):
             method(params, np.full(size, 0.5))
+    other = RBM(V, H + 1).init(jax.random.key(0), jnp.zeros(V))
+    for method, size in ((rbm.hidden_logits, V), (rbm.visible_logits, H)):
+        message = f"params: w must have shape {(V, H)}, got {(V, H + 1)}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            method(other, np.zeros(size))
     for sizes in ((0, 2), (3, 0)):
         with pytest.raises(ValueError, match="must be at least 1, got 0"):
             RBM(*sizes)

@@ -1,0 +1,142 @@
+"""`sample`: a Markov chain as one compiled program."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd import checks
+from kd.batching import over_replicas
+from kd.hoisting import hoisted_jit
+from kd.types import Key, PyTree, Sampler
+
+
+class Samples(NamedTuple):
+    """What `sample` returns.
+
+    Attributes:
+      position: the kept positions, each leaf `[S, ...]`, of several chains `[C, S, ...]`.
+      info: of the steps that led to them, with the same leading axes.
+      state: the sampler's state after the last step, of several chains `[C, ...]`.
+    """
+
+    position: PyTree
+    info: PyTree
+    state: PyTree
+
+
+def sample(
+    key: Key,
+    sampler: Sampler,
+    position: PyTree,
+    *,
+    num_samples: int,
+    burn_in: int = 0,
+    thin: int = 1,
+    num_chains: int | None = None,
+    method: str = "auto",
+) -> Samples:
+    """Runs a Markov chain, or several, and keeps some of its positions.
+
+    A longer run begins with the samples of a shorter one.
+
+    Args:
+      key: decides everything.
+      sampler: the Markov kernel.
+      position: where the chain starts; with `num_chains` a leading axis C on every leaf.
+      num_samples: S, positions kept of each chain.
+      burn_in: steps made before, and dropped.
+      thin: steps a kept position; the infos are those of the last of them.
+      num_chains: C independent chains; one chain without an axis if None.
+      method: how they run, see `kd.batching.over_replicas`.
+
+    Returns:
+      The positions, their infos and the last state.
+
+    Raises:
+      TypeError: if `key` is not one typed key, or `sampler` is something else.
+      ValueError: if a count is out of range, the starts are not C, or the log-density at
+        one of them is not finite.
+
+    Example:
+      >>> from kd.samplers import slice_sampler
+      >>> normal = slice_sampler(lambda x: -0.5 * x**2, width=2.0)
+      >>> samples = sample(jax.random.key(0), normal, jnp.zeros(4),
+      ...     num_samples=1000, burn_in=50, num_chains=4)
+      >>> samples.position.shape, bool(jnp.abs(jnp.std(samples.position) - 1) < 0.1)
+      ((4, 1000), True)
+    """
+    checks.check_key("key", key)
+    if not (callable(getattr(sampler, "init", None)) and callable(getattr(sampler, "step", None))):
+        raise TypeError(f"sampler must have init and step, got {type(sampler).__name__}.")
+    checks.check_count("num_samples", num_samples)
+    checks.check_count("burn_in", burn_in, at_least=0)
+    checks.check_count("thin", thin)
+    checks.check_count("the number of steps", burn_in + num_samples * thin, at_most=2**31 - 1)
+    if num_chains is not None:
+        checks.check_count("num_chains", num_chains)
+        if checks.check_same_length("position", position) != num_chains:
+            raise ValueError(f"position must have a leading axis of num_chains = {num_chains}.")
+
+    def init(key: Key, position: PyTree) -> tuple[Key, PyTree]:
+        init_key, step_key = jax.random.split(key)
+        return step_key, sampler.init(position, init_key)
+
+    def run(start: tuple[Key, PyTree]) -> Samples:
+        step_key, state = start
+        burn_in_key, kept_key = jax.random.split(step_key)
+
+        def keep(state: PyTree, key: Key) -> tuple[PyTree, tuple[PyTree, PyTree]]:
+            if thin > 1:
+                keys = fold_in_range(key, thin)
+                key = keys[-1]
+                state, _ = jax.lax.scan(
+                    lambda state, key: (sampler.step(key, state)[0], None), state, keys[:-1]
+                )
+            state, info = sampler.step(key, state)
+            return state, (position_of(state), info)
+
+        state = jax.lax.fori_loop(
+            0,
+            burn_in,
+            lambda i, state: sampler.step(jax.random.fold_in(burn_in_key, i), state)[0],
+            state,
+        )
+        # Keys before the loop: a call of threefry within would cost as much as a cheap step.
+        keys = fold_in_range(kept_key, num_samples)
+        state, (positions, infos) = jax.lax.scan(keep, state, keys)
+        return Samples(positions, infos, state)
+
+    if num_chains is None:
+        start = init(key, position)
+    else:
+        start = jax.vmap(init)(jax.random.split(key, num_chains), position)
+        run = over_replicas(run, method)
+    check_start(start[1])
+    return hoisted_jit(run, start)(start)
+
+
+def fold_in_range(key: Key, num_keys: int) -> Key:
+    """`fold_in(key, i)` for i from 0, `[num_keys]`, made together."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_keys))
+
+
+def position_of(state: PyTree) -> PyTree:
+    """The position in a sampler's state: its field `position`, or the whole."""
+    return getattr(state, "position", state)
+
+
+def check_start(state: PyTree) -> None:
+    """Raises ValueError if a log-density in the state is not finite; traced values pass."""
+    value = getattr(state, "log_density", getattr(state, "logdensity", None))
+    if value is None or isinstance(value, jax.core.Tracer):
+        return
+    value = np.asarray(value)
+    if np.all(np.isfinite(value)):
+        return
+    where = ""
+    if value.ndim:
+        chain = int(np.argmin(np.isfinite(value)))
+        where, value = f" of chain {chain}", value.ravel()[chain]
+    raise ValueError(f"the log-density at the start{where} must be finite, got {value}.")
