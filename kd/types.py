@@ -62,7 +62,8 @@ class Sampler(NamedTuple):
     """A Markov kernel, in the shape of blackjax's `SamplingAlgorithm`.
 
     Attributes:
-      init: `init(position) -> state`.
+      init: `init(position, key=None) -> state`. The key is for what is random in a start,
+        such as the order of a data stream; most kernels have nothing, and do without.
       step: `step(key, state) -> (state, info)`.
     """
 

@@ -3,6 +3,13 @@
 from kd.samplers.base import Samples, position_of, sample
 from kd.samplers.flips import FlipInfo, FlipState, bit_flips
 from kd.samplers.gibbs import GibbsInfo, block_gibbs
+from kd.samplers.posteriors import (
+    control_variates,
+    cyclical_step_size,
+    minibatch_log_posterior,
+    polynomial_step_size,
+)
+from kd.samplers.sgld import SgldInfo, SgldState, normal_like, preconditioned_sgld, sghmc, sgld
 from kd.samplers.slice import SliceInfo, SliceState, slice_sampler
 
 __all__ = [
@@ -10,11 +17,21 @@ __all__ = [
     "FlipState",
     "GibbsInfo",
     "Samples",
+    "SgldInfo",
+    "SgldState",
     "SliceInfo",
     "SliceState",
     "bit_flips",
     "block_gibbs",
+    "control_variates",
+    "cyclical_step_size",
+    "minibatch_log_posterior",
+    "normal_like",
+    "polynomial_step_size",
     "position_of",
+    "preconditioned_sgld",
     "sample",
+    "sghmc",
+    "sgld",
     "slice_sampler",
 ]

@@ -68,8 +68,7 @@ def sample(
       ((4, 1000), True)
     """
     checks.check_key("key", key)
-    if not (callable(getattr(sampler, "init", None)) and callable(getattr(sampler, "step", None))):
-        raise TypeError(f"sampler must have init and step, got {type(sampler).__name__}.")
+    check_sampler(sampler)
     checks.check_count("num_samples", num_samples)
     checks.check_count("burn_in", burn_in, at_least=0)
     checks.check_count("thin", thin)
@@ -87,25 +86,14 @@ def sample(
         step_key, state = start
         burn_in_key, kept_key = jax.random.split(step_key)
 
-        def keep(state: PyTree, key: Key) -> tuple[PyTree, tuple[PyTree, PyTree]]:
-            if thin > 1:
-                keys = fold_in_range(key, thin)
-                key = keys[-1]
-                state, _ = jax.lax.scan(
-                    lambda state, key: (sampler.step(key, state)[0], None), state, keys[:-1]
-                )
-            state, info = sampler.step(key, state)
-            return state, (position_of(state), info)
-
         state = jax.lax.fori_loop(
             0,
             burn_in,
             lambda i, state: sampler.step(jax.random.fold_in(burn_in_key, i), state)[0],
             state,
         )
-        # Keys before the loop: a call of threefry within would cost as much as a cheap step.
         keys = fold_in_range(kept_key, num_samples)
-        state, (positions, infos) = jax.lax.scan(keep, state, keys)
+        state, (positions, infos) = keep_steps(sampler, keys, state, thin)
         return Samples(positions, infos, state)
 
     if num_chains is None:
@@ -117,14 +105,41 @@ def sample(
     return hoisted_jit(run, start)(start)
 
 
+def keep_steps(
+    sampler: Sampler, keys: Key, state: PyTree, thin: int
+) -> tuple[PyTree, tuple[PyTree, PyTree]]:
+    """The state after `thin` steps a key, and all positions and infos at their ends."""
+
+    def keep(state: PyTree, key: Key) -> tuple[PyTree, tuple[PyTree, PyTree]]:
+        if thin > 1:
+            keys = fold_in_range(key, thin)
+            key = keys[-1]
+            state, _ = jax.lax.scan(
+                lambda state, key: (sampler.step(key, state)[0], None), state, keys[:-1]
+            )
+        state, info = sampler.step(key, state)
+        return state, (position_of(state), info)
+
+    return jax.lax.scan(keep, state, keys)
+
+
 def fold_in_range(key: Key, num_keys: int) -> Key:
-    """`fold_in(key, i)` for i from 0, `[num_keys]`, made together."""
+    """`fold_in(key, i)` for i from 0, `[num_keys]`, made together.
+
+    A call of threefry within a loop would cost as much as a cheap step.
+    """
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_keys))
 
 
 def position_of(state: PyTree) -> PyTree:
     """The position in a sampler's state: its field `position`, or the whole."""
     return getattr(state, "position", state)
+
+
+def check_sampler(sampler: Sampler) -> None:
+    """Raises TypeError unless `sampler` has the two functions of one."""
+    if not (callable(getattr(sampler, "init", None)) and callable(getattr(sampler, "step", None))):
+        raise TypeError(f"sampler must have init and step, got {type(sampler).__name__}.")
 
 
 def check_start(state: PyTree) -> None:

@@ -70,7 +70,8 @@ def block_gibbs(
     """
     jax.tree.map(lambda x: checks.check_finite("params", x), params)
 
-    def init(position: PyTree) -> Array:
+    def init(position: PyTree, key: Key | None = None) -> Array:
+        del key  # Nothing in the start is random.
         shape = jax.eval_shape(lambda x: model.hidden_logits(params, x), position)
         checks.check_binary("position", position)
         return jnp.asarray(position, shape.dtype)

@@ -12,6 +12,7 @@ from kd.samplers.base import check_start
 from kd.types import Array, Key, PyTree, Sampler
 
 ORDERS = ("sequential", "random")
+FEW = 32
 MOST_AHEAD = 16  # The proposals of a block are unrolled: more would take long to compile.
 
 
@@ -141,9 +142,9 @@ def slice_sampler(
         size = flat.size
         # All at once: on a CPU a call of threefry costs more than a cheap log-density.
         numbers = uniform_fn(key, (size, 4 + max_shrinks))
-        indices = jnp.arange(size)
+        indices = ranks = jnp.arange(size)
         if order == "random":
-            indices = jnp.argsort(numbers[:, 3])
+            indices, ranks = _sorted(numbers[:, 3])
 
         def update(carry: tuple[Array, Array], inputs: tuple[Array, Array]):
             flat, log_density = carry
@@ -177,10 +178,9 @@ def slice_sampler(
             state.num_steps + 1,
             state.num_exhausted + num_exhausted,
         )
-        back = jnp.argsort(indices)
         info = SliceInfo(
-            unravel(out.low[back]),
-            unravel(out.high[back]),
+            unravel(out.low[ranks]),
+            unravel(out.high[ranks]),
             jnp.sum(out.is_limited, dtype=jnp.int32),
             num_exhausted,
             jnp.sum(out.num_evaluations + new.num_evaluations, dtype=jnp.int32),
@@ -188,6 +188,19 @@ def slice_sampler(
         return state, info
 
     return Sampler(init, step)
+
+
+def _sorted(numbers: Array) -> tuple[Array, Array]:
+    """The order of numbers, and the place of each in it."""
+    places = jnp.arange(numbers.size)
+    if numbers.size > FEW:
+        indices = jnp.argsort(numbers)
+        return indices, jnp.zeros_like(indices).at[indices].set(places)
+    # For a few a sort costs more than all comparisons.
+    is_before = numbers[None] < numbers[:, None]
+    is_before |= (numbers[None] == numbers[:, None]) & (places[None] < places[:, None])
+    ranks = jnp.sum(is_before, axis=1)
+    return jnp.sum(jnp.where(ranks[None] == places[:, None], places[None], 0), axis=1), ranks
 
 
 class _Bracket(NamedTuple):

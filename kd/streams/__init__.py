@@ -1,7 +1,7 @@
 """Streams: where training input comes from. Batches are dictionaries; inputs are under `"x"`."""
 
 from kd.streams.blocks import BlockState, blocks
-from kd.streams.chains import ChainsState, parallel_chains
+from kd.streams.chains import ChainsState, ChainState, chain, parallel_chains
 from kd.streams.composition import map_batch, with_signs
 from kd.streams.generators import (
     gaussian_noise,
@@ -15,10 +15,12 @@ from kd.streams.resampling import bootstrap, resample
 __all__ = [
     "BlockState",
     "CacheTooLargeError",
+    "ChainState",
     "ChainsState",
     "blocks",
     "bootstrap",
     "cache_bytes",
+    "chain",
     "gaussian_noise",
     "label",
     "label_dataset",

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
+from kd.batching import over_replicas
+from kd.samplers.base import check_sampler, check_start, fold_in_range, keep_steps
 from kd.types import Array, Batch, Key, PyTree, Sampler, Stream
 
 
@@ -94,4 +96,111 @@ def parallel_chains(
         turn = (state.turn + 1) % (num_chains // batch_size)
         return ChainsState(chains, turn), {"x": batch}
 
+    return Stream(init, next_)
+
+
+class ChainState(NamedTuple):
+    """Where a chain, or several, stand.
+
+    Attributes:
+      sampler: the sampler's state; of several chains with a leading axis.
+    """
+
+    sampler: PyTree
+
+
+def chain(
+    sampler: Sampler,
+    position: PyTree,
+    *,
+    batch_size: int,
+    burn_in: int = 0,
+    thin: int = 1,
+    num_chains: int | None = None,
+    name: str = "x",
+    method: str = "auto",
+) -> Stream:
+    """The positions of a Markov chain as it goes: `fit` over it is online distillation.
+
+    Nothing is stored but where the chain is. A batch holds `batch_size` successive kept
+    positions; of C chains, `batch_size / C` of each, chain by chain.
+
+    Args:
+      sampler: of one chain.
+      position: where it starts; with `num_chains` a leading axis C on every leaf.
+      batch_size: B, a multiple of C.
+      burn_in: steps made by `init`, before the first batch.
+      thin: steps a kept position.
+      num_chains: C independent chains; one without an axis if None.
+      name: the key of the positions in a batch.
+      method: how several chains run, see `kd.batching.over_replicas`.
+
+    Returns:
+      A stream of batches `{name: positions, "info": infos}`, each leaf `[B, ...]`; the infos are
+      of the step that led to each position.
+
+    Raises:
+      TypeError: if `sampler` is something else.
+      ValueError: if a count is out of range, C does not divide B, the starts are not C, the
+        name is "info", or the log-density at a start is not finite.
+
+    Example:
+      >>> from kd.samplers import slice_sampler
+      >>> normal = slice_sampler(lambda x: -0.5 * x**2, width=2.0)
+      >>> stream = chain(normal, jnp.zeros(2), batch_size=10, burn_in=20, num_chains=2, name="w")
+      >>> state, batch = stream.next(jax.random.key(1), stream.init(jax.random.key(0)))
+      >>> batch["w"].shape
+      (10,)
+
+    Reference:
+      Papamakarios (2015), "Distilling Model Knowledge", sections 3.2.2 and 3.3.3.
+    """
+    check_sampler(sampler)
+    size = 1 if num_chains is None else num_chains
+    checks.check_count("num_chains", size)
+    checks.check_count("batch_size", batch_size)
+    checks.check_count("burn_in", burn_in, at_least=0)
+    checks.check_count("thin", thin)
+    if batch_size % size:
+        raise ValueError(f"num_chains must divide batch_size, got {size} and {batch_size}.")
+    if name == "info":
+        raise ValueError("name must not be 'info', which the infos have.")
+    if num_chains is not None and checks.check_same_length("position", position) != size:
+        raise ValueError(f"position must have a leading axis of num_chains = {size}.")
+
+    def over_chains(fn, *inputs: PyTree) -> PyTree:
+        if num_chains is None:
+            return fn(*inputs)
+        return over_replicas(lambda inputs: fn(*inputs), method)(inputs)
+
+    def keys_of(key: Key) -> Key:
+        return key if num_chains is None else jax.random.split(key, size)
+
+    def start(key: Key, position: PyTree) -> PyTree:
+        return sampler.init(position, key)
+
+    def burn(key: Key, state: PyTree) -> PyTree:
+        return jax.lax.fori_loop(
+            0,
+            burn_in,
+            lambda i, state: sampler.step(jax.random.fold_in(key, i), state)[0],
+            state,
+        )
+
+    def init(key: Key) -> ChainState:
+        init_key, burn_in_key = jax.random.split(key)
+        state = over_chains(start, keys_of(init_key), position)
+        return ChainState(over_chains(burn, keys_of(burn_in_key), state))
+
+    def advance(key: Key, state: PyTree) -> tuple[PyTree, tuple[PyTree, PyTree]]:
+        return keep_steps(sampler, fold_in_range(key, batch_size // size), state, thin)
+
+    def next_(key: Key, state: ChainState) -> tuple[ChainState, Batch]:
+        moved, kept = over_chains(advance, keys_of(key), state.sampler)
+        if num_chains is not None:
+            kept = jax.tree.map(lambda leaf: leaf.reshape(batch_size, *leaf.shape[2:]), kept)
+        return ChainState(moved), {name: kept[0], "info": kept[1]}
+
+    # Under `fit` it is traced, and could not be refused.
+    check_start(over_chains(start, keys_of(jax.random.key(0)), position))
     return Stream(init, next_)

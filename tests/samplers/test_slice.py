@@ -9,6 +9,7 @@ from scipy import integrate, stats
 
 import kd.random
 from kd.samplers import sample, slice_sampler
+from kd.samplers import slice as slice_module
 
 # A skewed density, exp(x) - gamma-like: the log of a Gamma(2) variable.
 LOG_GAMMA = lambda x: 2 * x - jnp.exp(x)
@@ -225,6 +226,14 @@ def test_mean_by_quadrature_of_a_density_without_a_name():
     mass = integrate.quad(lambda x: np.exp(log_p(x)), -8, 8)[0]
     mean = integrate.quad(lambda x: x * np.exp(log_p(x)), -8, 8)[0] / mass
     assert_mean(draw(fn, jnp.zeros(()), width=1.0).position, mean)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 32, 33, 100])
+def test_random_orders_are_permutations(size):
+    numbers = np.random.default_rng(size).integers(0, size, size=size) / size  # With ties.
+    indices, ranks = slice_module._sorted(jnp.asarray(numbers, jnp.float32))
+    np.testing.assert_array_equal(indices, np.argsort(numbers, kind="stable"))
+    np.testing.assert_array_equal(np.asarray(indices)[np.asarray(ranks)], np.arange(size))
 
 
 def test_raises():

@@ -1,0 +1,356 @@
+"""Langevin samplers against their exact one-step laws and known stationary laws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import kd.random
+from kd import samplers, streams
+from kd.samplers import preconditioned_sgld, sample, sghmc, sgld
+from kd.types import Stream
+
+NOTHING = Stream(lambda key: (), lambda key, state: (state, {}))
+PRECISION = 4.0
+GAUSSIAN = lambda x, batch: -0.5 * PRECISION * jnp.sum(jnp.square(x))
+ONES = lambda key, shape: jnp.ones(shape)
+FAST = {"normal_fn": kd.random.normal}
+MAKERS = {
+    "sgld": sgld,
+    "preconditioned_sgld": lambda *args, **kwargs: preconditioned_sgld(
+        *args, num_examples=1, **kwargs
+    ),
+    "sghmc": sghmc,
+}
+
+
+def init(sampler, position):
+    return sampler.init(position, jax.random.key(0))
+
+
+def test_one_step_exactly():
+    """theta + eps / 2 grad + sqrt(eps T) noise, with noise that is known."""
+    x = jnp.array([1.0, -2.0])
+    for size, temperature in ((0.1, 1.0), (0.3, 0.25), (0.2, 0.0)):
+        sampler = sgld(GAUSSIAN, NOTHING, step_size=size, temperature=temperature, normal_fn=ONES)
+        state, info = sampler.step(jax.random.key(1), init(sampler, x))
+        expected = np.array([1.0, -2.0]) * (1 - size * PRECISION / 2) + np.sqrt(size * temperature)
+        np.testing.assert_allclose(state.position, expected, rtol=1e-6)
+        assert float(info.log_posterior) == pytest.approx(-10.0)
+        assert float(info.step_size) == pytest.approx(size)
+        assert int(state.num_steps) == 1 and not bool(info.is_diverged)
+
+
+@pytest.mark.parametrize("normal_fn", [jax.random.normal, kd.random.normal])
+def test_law_of_one_step(normal_fn):
+    """From one position: Gaussian, with the mean and variance of the formula."""
+    size, temperature, x = 0.2, 0.5, 1.5
+    sampler = sgld(GAUSSIAN, NOTHING, step_size=size, temperature=temperature, normal_fn=normal_fn)
+    state = init(sampler, jnp.full(8, x))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    found = jax.jit(jax.vmap(lambda key: sampler.step(key, state)[0].position))(keys)
+    law = stats.norm(x * (1 - size * PRECISION / 2), np.sqrt(size * temperature))
+    assert stats.kstest(np.ravel(found), law.cdf).pvalue > 1e-3
+    correlations = np.corrcoef(np.asarray(found).T)[np.triu_indices(8, 1)]
+    assert np.abs(correlations).max() * np.sqrt(len(keys)) < 4.5
+
+
+def stationary_variance(sampler, *, num_samples=4000, seed=0, burn_in=200):
+    samples = sample(
+        jax.random.key(seed),
+        sampler,
+        jnp.zeros((8, 16)),
+        num_samples=num_samples,
+        burn_in=burn_in,
+        num_chains=8,
+        thin=2,
+    )
+    return float(jnp.mean(jnp.square(samples.position)))
+
+
+def test_stationary_variance_and_its_bias():
+    """T / (lambda (1 - eps lambda / 4)), which falls to T / lambda with the step size."""
+    errors = []
+    for size in (0.5, 0.25, 0.1):
+        found = stationary_variance(sgld(GAUSSIAN, NOTHING, step_size=size, **FAST))
+        expected = 1 / (PRECISION * (1 - size * PRECISION / 4))
+        assert found == pytest.approx(expected, rel=0.02)
+        errors.append(found - 1 / PRECISION)
+    assert errors[0] > 1.5 * errors[1] > 2 * errors[2] > 0
+    cold = sgld(GAUSSIAN, NOTHING, step_size=0.25, temperature=0.1, **FAST)
+    expected = 0.1 / (PRECISION * (1 - 0.25 * PRECISION / 4))
+    assert stationary_variance(cold) == pytest.approx(expected, rel=0.02)
+
+
+def test_hamiltonian_steps_equal_numpy():
+    size, friction, temperature = 0.1, 0.3, 0.5
+    sampler = sghmc(
+        GAUSSIAN,
+        NOTHING,
+        step_size=size,
+        friction=friction,
+        temperature=temperature,
+        normal_fn=ONES,
+    )
+    state = init(sampler, jnp.array([1.0, -2.0]))
+    x, v = np.array([1.0, -2.0]), np.zeros(2)
+    for index in range(4):
+        state, _ = sampler.step(jax.random.key(index), state)
+        noise = np.sqrt(friction * size * temperature)
+        v = (1 - friction) * v - 0.5 * size * PRECISION * x + noise
+        x = x + v
+        np.testing.assert_allclose(state.position, x, rtol=1e-5)
+        np.testing.assert_allclose(state.auxiliary, v, rtol=1e-5)
+    hamiltonian = sghmc(GAUSSIAN, NOTHING, step_size=0.02, friction=0.3, **FAST)
+    assert stationary_variance(hamiltonian) == pytest.approx(1 / PRECISION, rel=0.04)
+
+
+def test_friction_of_one_is_sgld():
+    x = jnp.array([1.0, -2.0])
+    plain = sgld(GAUSSIAN, NOTHING, step_size=0.1)
+    rubbed = sghmc(GAUSSIAN, NOTHING, step_size=0.1, friction=1.0)
+    one, other = init(plain, x), init(rubbed, x)
+    for index in range(3):
+        one, _ = plain.step(jax.random.key(index), one)
+        other, _ = rubbed.step(jax.random.key(index), other)
+        np.testing.assert_allclose(one.position, other.position, rtol=1e-5, atol=1e-6)
+
+
+def test_preconditioned_steps_equal_numpy():
+    size, decay, damping, count = 0.1, 0.8, 0.05, 10
+    sampler = preconditioned_sgld(
+        GAUSSIAN,
+        NOTHING,
+        step_size=size,
+        num_examples=count,
+        decay=decay,
+        damping=damping,
+        temperature=0.5,
+        normal_fn=ONES,
+    )
+    state = init(sampler, jnp.array([1.0, -2.0]))
+    x, v = np.array([1.0, -2.0]), None
+    for index in range(4):
+        state, _ = sampler.step(jax.random.key(index), state)
+        gradient = -PRECISION * x
+        square = (gradient / count) ** 2
+        v = square if v is None else decay * v + (1 - decay) * square
+        metric = 1 / (damping + np.sqrt(v))
+        x = x + 0.5 * size * metric * gradient + np.sqrt(size * 0.5 * metric)
+        np.testing.assert_allclose(state.position, x, rtol=1e-5)
+        np.testing.assert_allclose(state.auxiliary, v, rtol=1e-5)
+
+
+def test_preconditioning_evens_out_scales():
+    """A Gaussian with variances 1 and 1e-4: both move at one step size, which for SGLD
+    would have to be below 4e-4."""
+    precisions = jnp.array([1.0, 1e4])
+    fn = lambda x, batch: -0.5 * jnp.sum(precisions * jnp.square(x))
+    sampler = preconditioned_sgld(
+        fn, NOTHING, step_size=0.002, num_examples=1, decay=0.999, damping=1e-3, **FAST
+    )
+    samples = sample(
+        jax.random.key(0),
+        sampler,
+        jnp.zeros((8, 2)) + 0.01,
+        num_samples=4000,
+        burn_in=3000,
+        thin=10,
+        num_chains=8,
+    )
+    found = np.mean(np.square(np.asarray(samples.position, np.float64)), axis=(0, 1))
+    # The left-out divergence of the metric counts where the averages are as slow as the chain.
+    assert found[1] * 1e4 == pytest.approx(1, rel=0.1) and 0.7 < found[0] < 1.7
+
+
+def test_schedules_reach_the_steps():
+    sizes = samplers.polynomial_step_size(0.3, offset=2.0, power=0.6)
+    sampler = sgld(GAUSSIAN, NOTHING, step_size=sizes)
+    found = sample(jax.random.key(0), sampler, jnp.zeros(1), num_samples=5, burn_in=3).info
+    np.testing.assert_allclose(found.step_size, 0.3 * (2.0 + np.arange(3, 8)) ** -0.6, rtol=1e-6)
+    assert samplers.polynomial_step_size(1.0)(jnp.array(0)) == 1.0
+    cyclical = samplers.cyclical_step_size(0.4, num_cycles=3, num_steps=10)
+    expected = [0.2 * (np.cos(np.pi * (t % 4) / 4) + 1) for t in range(10)]
+    np.testing.assert_allclose([cyclical(jnp.array(t)) for t in range(10)], expected, rtol=1e-5)
+
+
+def regression_data(num=40):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(num, 2)).astype(np.float32)
+    y = (rng.uniform(size=num) < 1 / (1 + np.exp(-x @ [1.0, -2.0]))).astype(np.float32)
+    return {"x": jnp.asarray(x), "y": jnp.asarray(y)}
+
+
+def logistic(num):
+    def log_likelihood(w, one):
+        z = one["x"] @ w
+        return one["y"] * z - jax.nn.softplus(z)
+
+    return samplers.minibatch_log_posterior(
+        lambda w: -0.5 * jnp.sum(w**2) / 4, log_likelihood, num_examples=num
+    )
+
+
+def test_the_estimate_is_unbiased():
+    """Its mean over the batches of an epoch is the log-posterior of all data, in a loop."""
+    data = regression_data()
+    w = jnp.array([0.3, -0.7])
+    total = -0.5 * float(jnp.sum(w**2)) / 4
+    for x, y in zip(np.asarray(data["x"], float), np.asarray(data["y"], float), strict=True):
+        p = 1 / (1 + np.exp(-x @ np.asarray(w, float)))
+        total += np.log(p if y else 1 - p)
+    fn = logistic(40)
+    parts = [
+        float(fn(w, jax.tree.map(lambda leaf, i=i: leaf[i : i + 8], data))) for i in range(0, 40, 8)
+    ]
+    assert np.mean(parts) == pytest.approx(total, rel=1e-5)
+    assert float(fn(w, data)) == pytest.approx(total, rel=1e-5)
+
+
+def test_control_variates():
+    data, fn = regression_data(), logistic(40)
+    anchor = jnp.array([0.8, -1.5])
+    corrected = samplers.control_variates(fn, anchor, jax.grad(fn)(anchor, data))
+    w = anchor + 0.05
+    batches = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 4], data) for i in range(0, 40, 4)]
+    plain = np.array([jax.grad(fn)(w, batch) for batch in batches])
+    found = np.array([jax.grad(corrected)(w, batch) for batch in batches])
+    by_hand = np.array(
+        [
+            jax.grad(fn)(anchor, data) + jax.grad(fn)(w, batch) - jax.grad(fn)(anchor, batch)
+            for batch in batches
+        ]
+    )
+    np.testing.assert_allclose(found, by_hand, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.mean(0), jax.grad(fn)(w, data), rtol=1e-3, atol=1e-3)
+    assert found.var(0).max() < 0.01 * plain.var(0).min()
+    with pytest.raises(ValueError, match="alike in structure"):
+        samplers.control_variates(fn, anchor, {"w": anchor})
+    with pytest.raises(ValueError, match="anchor and full_gradient must have the same shape"):
+        samplers.control_variates(fn, anchor, jnp.zeros(3))
+
+
+def test_full_batch_posterior_against_nuts():
+    """Logistic regression: means and standard deviations of SGLD and of numpyro's NUTS."""
+    import numpyro.infer
+
+    data, fn = regression_data(), logistic(40)
+    nuts = numpyro.infer.MCMC(
+        numpyro.infer.NUTS(potential_fn=lambda w: -fn(w, data)),
+        num_warmup=300,
+        num_samples=4000,
+        progress_bar=False,
+    )
+    nuts.run(jax.random.key(0), init_params=jnp.zeros(2))
+    expected = np.asarray(nuts.get_samples())
+    whole = Stream(lambda key: (), lambda key, state: (state, data))
+    sampler = sgld(fn, whole, step_size=0.02, **FAST)
+    samples = sample(
+        jax.random.key(1),
+        sampler,
+        jnp.zeros((8, 2)),
+        num_samples=2000,
+        burn_in=1000,
+        thin=20,
+        num_chains=8,
+    )
+    found = np.asarray(samples.position).reshape(-1, 2)
+    scale = expected.std(0)
+    np.testing.assert_allclose(found.mean(0), expected.mean(0), atol=0.08 * scale.max())
+    np.testing.assert_allclose(found.std(0), scale, rtol=0.08)
+
+
+def test_minibatches_reach_the_chains():
+    """Each chain has an order of the data of its own, and every example is seen."""
+    seen = lambda x, batch: jnp.sum(batch["x"]) + 0 * jnp.sum(x)
+    sampler = sgld(seen, streams.resample({"x": jnp.arange(6.0)}, 1), step_size=0.1)
+    samples = sample(jax.random.key(0), sampler, jnp.zeros((4, 1)), num_samples=6, num_chains=4)
+    orders = np.asarray(samples.info.log_posterior)
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(6.0), (4, 1)))
+    assert len(np.unique(orders, axis=0)) > 1
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_diverging_chain_says_so(name):
+    sampler = MAKERS[name](lambda x, batch: -jnp.sum(x**4), NOTHING, step_size=10.0)
+    samples = sample(jax.random.key(0), sampler, jnp.full(3, 10.0), num_samples=30)
+    flags = np.asarray(samples.info.is_diverged)
+    if name == "preconditioned_sgld":  # It divides by the gradient's size.
+        assert not flags.any()
+        return
+    assert flags[-1] and not flags[0]
+    assert np.array_equal(flags, ~np.isfinite(samples.position).all(-1))
+
+
+def test_any_pytree_and_dtype():
+    position = {"w": jnp.zeros((2, 3)), "b": jnp.zeros(3, jnp.bfloat16)}
+    fn = lambda x, batch: (
+        -sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(x))
+    )
+    for make in MAKERS.values():
+        sampler = make(fn, NOTHING, step_size=0.1, **FAST)
+        state, _ = sampler.step(jax.random.key(0), init(sampler, position))
+        assert jax.tree.map(jnp.shape, state.position) == jax.tree.map(jnp.shape, position)
+        assert state.position["b"].dtype == jnp.bfloat16
+        assert float(jnp.std(state.position["w"])) > 0
+
+
+def test_normal_numbers_of_a_tree():
+    tree = [jnp.zeros((50, 40)), jnp.zeros(2000), jnp.zeros((), jnp.float32)]
+    first, second, _ = samplers.normal_like(jax.random.key(0), tree, kd.random.normal)
+    assert first.shape == (50, 40)
+    assert stats.kstest(np.append(np.ravel(first), second), "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(np.ravel(first), second)[0, 1]) * np.sqrt(2000) < 4
+    alone = samplers.normal_like(jax.random.key(3), jnp.zeros(5))
+    np.testing.assert_array_equal(alone, jax.random.normal(jax.random.key(3), (5,)))
+
+
+def test_raises():
+    for make in MAKERS.values():
+        for options, message in (
+            ({"step_size": 0.0}, "step_size must be finite and positive, got 0.0"),
+            ({"step_size": -1.0}, "step_size must be finite and positive, got -1.0"),
+            ({"step_size": 0.1, "temperature": -1.0}, "temperature must be finite and at least 0"),
+            ({"step_size": 0.1, "temperature": np.nan}, "temperature must be finite"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                make(GAUSSIAN, NOTHING, **options)
+        sampler = make(GAUSSIAN, NOTHING, step_size=0.1)
+        with pytest.raises(TypeError, match="init needs a key, for the data stream"):
+            sampler.init(jnp.zeros(2))
+        with pytest.raises(TypeError, match="position must be floating, got int32"):
+            init(sampler, jnp.zeros(2, int))
+        vector = make(lambda x, batch: x, NOTHING, step_size=0.1)
+        with pytest.raises(
+            ValueError, match=r"log_posterior_fn\(position, batch\) must have rank 0"
+        ):
+            vector.step(jax.random.key(0), init(vector, jnp.zeros(2)))
+    for options, message in (
+        ({"friction": 0.0}, r"friction must be in \(0, 1\], got 0.0"),
+        ({"friction": 1.5}, r"friction must be in \(0, 1\], got 1.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sghmc(GAUSSIAN, NOTHING, step_size=0.1, **options)
+    for options, message in (
+        ({"num_examples": 0}, "num_examples must be at least 1, got 0"),
+        ({"num_examples": 1, "decay": 1.0}, r"decay must be in \[0, 1\), got 1.0"),
+        ({"num_examples": 1, "damping": 0.0}, "damping must be finite and positive, got 0.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            preconditioned_sgld(GAUSSIAN, NOTHING, step_size=0.1, **options)
+    for options, message in (
+        ({"scale": 0.0}, "scale must be finite and positive"),
+        ({"scale": 1.0, "offset": 0.0}, "offset must be finite and positive"),
+        ({"scale": 1.0, "power": 0.5}, r"power must be in \(1/2, 1\], got 0.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            samplers.polynomial_step_size(**options)
+    for options, message in (
+        ({"scale": -1.0, "num_cycles": 1, "num_steps": 2}, "scale must be finite and positive"),
+        ({"scale": 1.0, "num_cycles": 3, "num_steps": 2}, "num_cycles must be at least 1 and at"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            samplers.cyclical_step_size(**options)
+    with pytest.raises(ValueError, match="num_examples must be at least 1, got 0"):
+        samplers.minibatch_log_posterior(lambda x: 0.0, lambda x, one: 0.0, num_examples=0)
