@@ -5,9 +5,9 @@ import sys
 
 import jax
 
-from experiments.benchmarks import densities, training
+from experiments.benchmarks import bags, densities, training
 
-BENCHMARKS = {**training.BENCHMARKS, **densities.BENCHMARKS}
+BENCHMARKS = {**training.BENCHMARKS, **densities.BENCHMARKS, **bags.BENCHMARKS}
 
 
 def main() -> int:

@@ -1,10 +1,13 @@
-"""Estimators that are neither a loss nor a sampler: of log partition functions.
+"""Estimators that are neither a loss nor a sampler: of log partition functions and posteriors.
 
-Two layers. `proposal_log_weights`, `target_log_weights`, `annealed_log_weights` and
+Of log Z, two layers. `proposal_log_weights`, `target_log_weights`, `annealed_log_weights` and
 `reverse_annealed_log_weights` evaluate the user's functions on the device and give
 log-weights, NumPy arrays in double precision; the others are pure functions of such
 log-weights. One set of weights serves several estimators: those of a proposal give the
 lower bound, the importance-sampling estimate and one side of the bridge.
+
+Of posteriors: mixtures of Gaussians by expectation-maximisation, and Gaussians over the weights
+of logistic regression by expectation propagation and Laplace's approximation.
 """
 
 from kd.inference.annealing import (
@@ -17,8 +20,19 @@ from kd.inference.annealing import (
     salakhutdinov_schedule,
 )
 from kd.inference.bridge import BridgeLogZ, bridge_sampling
+from kd.inference.em import (
+    EMResult,
+    EMState,
+    expectation_maximization,
+    fit_mixture,
+    linear_step_size,
+    power_step_size,
+)
+from kd.inference.ep import EPResult, logistic_ep
 from kd.inference.geometric_path import geometric_path
+from kd.inference.laplace import LaplaceResult, logistic_laplace
 from kd.inference.log_weights import Proposal, proposal_log_weights, target_log_weights
+from kd.inference.logistic import Gaussian, predict_logistic
 from kd.inference.maximum import max_lower_bound
 from kd.inference.partition import (
     LogZ,
@@ -32,18 +46,30 @@ from kd.inference.rbm_path import data_logits, rbm_path
 __all__ = [
     "AnnealingPath",
     "BridgeLogZ",
+    "EMResult",
+    "EMState",
+    "EPResult",
+    "Gaussian",
+    "LaplaceResult",
     "LogZ",
     "Proposal",
     "annealed_importance_sampling",
     "annealed_log_weights",
     "bridge_sampling",
     "data_logits",
+    "expectation_maximization",
+    "fit_mixture",
     "geometric_path",
     "importance_sampling",
     "kl_lower_bound",
     "kl_upper_bound",
     "linear_schedule",
+    "linear_step_size",
+    "logistic_ep",
+    "logistic_laplace",
     "max_lower_bound",
+    "power_step_size",
+    "predict_logistic",
     "proposal_log_weights",
     "rbm_path",
     "reverse_annealed_importance_sampling",
