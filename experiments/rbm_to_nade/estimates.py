@@ -26,6 +26,7 @@ FILE, COVERAGE_FILE = "estimates.json", "coverage.json"
 # Hidden (or visible) units, whose states are gone through for the exact log Z.
 MOST_ENUMERATED = 20
 SAMPLE_BLOCK = 1000
+NUM_SALAKHUTDINOV = 14_500
 
 Found = dict[str, dict[str, float]]
 
@@ -247,12 +248,7 @@ def _ais(
     settings = run.settings
     base = jnp.asarray(inference.data_logits(train_x), jnp.float32)
     path = rbm_path(teacher.params, base_rate_logits=base, uniform_fn=kd.random.uniform)
-    is_theirs = settings.ais_steps == 14_500
-    betas = (
-        inference.salakhutdinov_schedule()
-        if is_theirs
-        else inference.linear_schedule(settings.ais_steps)
-    )
+    betas = schedule(settings.ais_steps)
     if samples is None:
         result = inference.annealed_importance_sampling(
             run.key(name), path, betas, num_chains=settings.ais_chains
@@ -262,3 +258,10 @@ def _ais(
             run.key(name), path, betas, samples[: settings.ais_chains]
         )
     return result._asdict()
+
+
+def schedule(num: int) -> np.ndarray:
+    """So many inverse temperatures from 0 to 1, `[num]`; 14,500 are Salakhutdinov and Murray's."""
+    if num == NUM_SALAKHUTDINOV:
+        return inference.salakhutdinov_schedule()
+    return inference.linear_schedule(num)

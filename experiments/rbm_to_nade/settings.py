@@ -76,7 +76,7 @@ class Settings:
     learning_rate: float = setting(
         ADAM_RATE,
         ADAM_RATE,
-        "of Adam's first step, falling linearly to 0; ADADELTA has none",
+        "of Adam's first step, falling linearly to 0 over all steps; ADADELTA has none",
         above=0,
     )
     offset: str = setting(
@@ -84,6 +84,12 @@ class Settings:
         "max",
         "c of the square error, a guess of log Z from below: a number of nats, or max, the "
         "largest log-potential that a search finds",
+    )
+    reference_log_z: str = setting(
+        "",
+        "",
+        "a published log Z of the RBM, in nats: its mean test log-probability by that is reported "
+        "as well",
     )
     num_chains: int = setting(
         200,

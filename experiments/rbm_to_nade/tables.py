@@ -27,6 +27,7 @@ THESIS = {
 }
 ESTIMATORS = ("upper", "lower", "importance", "bridge")
 THESIS_AIS = 451.28
+THESIS_RULE = "bridge_thesis_rule"  # The bridge, with the interval by the thesis's rule.
 ENDS = {"low", "high", "effective"}
 FEWEST_EFFECTIVE = 1  # Per cent of the samples.
 # Of the thesis's RBM: the log-potential of the blank image, by which it is known.
@@ -40,6 +41,8 @@ def rows(
     covered: tuple[dict[str, float], int],
     log_probs: dict[tuple[str, int], np.ndarray],
     potentials: np.ndarray,
+    *,
+    published: float | None = None,
 ) -> list[Row]:
     """All final figures of a run.
 
@@ -50,35 +53,59 @@ def rows(
       covered: share of the intervals that hold the exact one, by name, and of how many.
       log_probs: of each NADE at the test images, `[N]`.
       potentials: of the RBM at them, `[N]`.
+      published: a log Z of others, by which the RBM is to be normalised as well; without error.
     """
     is_thesis = _is_thesis(teacher)
-    best = reference(found)
     made = []
     if offset is not None:
         made.append(Row("offset", offset, None, 1, "nats", 436.49 if is_thesis else None))
     for name, estimate in found.items():
         paper = _thesis_log_z(name) if is_thesis else None
-        value, stderr = estimate["value"], estimate["stderr"]
-        made.append(Row(f"log_z.{name}", value, stderr, 1, "nats", paper))
-        made += [
-            Row(f"log_z.{_within(name, end)}", estimate[end], None, 1, "nats")
-            for end in ("low", "high")
-            if np.isfinite(estimate[end])  # JSON has no infinity: such an end has no row.
-        ]
-        share = _effective_share(name, estimate)
-        if share is not None:
-            made.append(Row(f"log_z.{_within(name, 'effective')}", 100 * share, None, 1, "%"))
+        made += _estimate_rows(name, estimate, paper)
     shares, num_repeats = covered
     for name, share in shares.items():
         stderr = 100 * (share * (1 - share) / num_repeats) ** 0.5
         made.append(Row(f"coverage.{name}", 100 * share, stderr, num_repeats, "%"))
-    test = metrics.estimate((potentials - best)[None])
-    made.append(report.row("rbm.log_prob", test, "nats"))
+    made.append(_rbm_row("rbm.log_prob", potentials, *_best(found)))
+    if published is not None:
+        made.append(_rbm_row("rbm.log_prob[reference]", potentials, published, 0.0))
     for condition, values in log_probs.items():
         paper = THESIS.get(condition, (None,))[0] if is_thesis else None
         name = f"nade.log_prob[{condition[0]},{condition[1]}]"
         made.append(report.row(name, metrics.estimate(values[None]), "nats", paper=paper))
     return made
+
+
+def _estimate_rows(name: str, estimate: dict[str, float], paper: float | None) -> list[Row]:
+    """An estimate of log Z, the ends of its interval and what its samples are worth."""
+    value, ends = estimate["value"], (estimate["low"], estimate["high"])
+    made = [Row(f"log_z.{name}", value, estimate["stderr"], 1, "nats", paper)]
+    made += _end_rows(name, *ends)
+    share = _effective_share(name, estimate)
+    if share is not None:
+        made.append(Row(f"log_z.{_within(name, 'effective')}", 100 * share, None, 1, "%"))
+    if name.startswith("bridge"):
+        # Its ends lie unevenly about the value: half its width is three standard errors.
+        ends = estimate["thesis_low"], estimate["thesis_high"]
+        stderr = (ends[1] - ends[0]) / 6 if np.isfinite(ends).all() else None
+        name = name.replace("bridge", THESIS_RULE)
+        made += [Row(f"log_z.{name}", value, stderr, 1, "nats"), *_end_rows(name, *ends)]
+    return made
+
+
+def _end_rows(name: str, low: float, high: float) -> list[Row]:
+    """JSON has no infinity: such an end has no row."""
+    return [
+        Row(f"log_z.{_within(name, end)}", value, None, 1, "nats")
+        for end, value in (("low", low), ("high", high))
+        if np.isfinite(value)
+    ]
+
+
+def _rbm_row(name: str, potentials: np.ndarray, log_z: float, stderr: float) -> Row:
+    """Its mean test log-probability; the error of log Z adds to that of the mean."""
+    test = metrics.estimate((potentials - log_z)[None])
+    return report.row(name, test._replace(stderr=float(np.hypot(test.stderr, stderr))), "nats")
 
 
 def _effective_share(name: str, estimate: dict[str, float]) -> float | None:
@@ -94,7 +121,13 @@ def _effective_share(name: str, estimate: dict[str, float]) -> float | None:
 
 def reference(found: "Found") -> float:
     """The log Z that others are compared with: the exact one, or annealed importance sampling's."""
-    return found.get("exact", found["ais"])["value"]
+    return _best(found)[0]
+
+
+def _best(found: "Found") -> tuple[float, float]:
+    """That log Z and its standard error, 0 where it is exact."""
+    estimate = found.get("exact", found["ais"])
+    return estimate["value"], estimate["stderr"]
 
 
 def _within(name: str, end: str) -> str:
@@ -130,6 +163,8 @@ def show(summary: dict[str, Any], workdir: Path) -> None:
         (r["repeats"] for n, r in by_name.items() if n.startswith("coverage.")), default=0
     )
     has_paper = any(by_name[f"log_z.{name}"]["paper"] is not None for name in names)
+    if not has_paper:  # Then there is nothing to hold the thesis's intervals against.
+        names = [name for name in names if not name.startswith(THESIS_RULE)]
     lines = []
     for name in names:
         row = by_name[f"log_z.{name}"]
@@ -167,7 +202,7 @@ def show(summary: dict[str, Any], workdir: Path) -> None:
 
 
 def title(name: str) -> str:
-    """An estimate's name in words."""
+    """An estimate's name in words; the thesis's rule stands below the bridge that it is for."""
     words = {
         "exact": "exact",
         "ais": "AIS",
@@ -178,6 +213,8 @@ def title(name: str) -> str:
         "bridge": "bridge",
     }
     head, _, rest = name.partition("[")
+    if head == THESIS_RULE:
+        return "  by thesis's rule"
     return words.get(head, head) + (f", {rest.removesuffix(']').replace(',', ' ')}" if rest else "")
 
 
@@ -185,14 +222,18 @@ def _show_log_probs(by_name: dict[str, Any]) -> None:
     lines = []
     for name, row in by_name.items():
         if name.startswith(("rbm.log_prob", "nade.log_prob")):
-            _, _, rest = name.partition("[")
-            who = (
-                f"NADE, {rest.removesuffix(']').replace(',', ' ')}" if rest else "the RBM (teacher)"
-            )
-            gap = row["value"] - by_name["rbm.log_prob"]["value"]
+            is_rbm = name.startswith("rbm")
+            gap = f"{row['value'] - by_name['rbm.log_prob']['value']:+.2f}"
             paper = "–" if row["paper"] is None else f"{row['paper']:.2f}"
-            lines.append([who, report.pm(row, 2), f"{gap:+.2f}" if rest else "–", paper])
+            lines.append([_who(name), report.pm(row, 2), "–" if is_rbm else gap, paper])
     header = ["mean test log-probability", "nats", "gap", "thesis"]
     if all(line[-1] == "–" for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]
     report.print_table("teacher and students", header, lines)
+
+
+def _who(name: str) -> str:
+    """Whose log-probabilities a row has, in words."""
+    if name.startswith("rbm"):
+        return "the RBM, by --reference_log_z" if "[" in name else "the RBM (teacher)"
+    return f"NADE, {name.partition('[')[2].removesuffix(']').replace(',', ' ')}"

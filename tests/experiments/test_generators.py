@@ -10,9 +10,12 @@ import study_runs
 
 from experiments.compress_ensemble import figures, generators
 from experiments.compress_ensemble.settings import Settings
+from experiments.compress_ensemble.study import COLUMNS
 from experiments.compress_ensemble.tables import Trained
-from experiments.flags import UserError
-from kd import data
+from experiments.flags import Options, UserError, resolve
+from experiments.run import Run
+from experiments.workdir import MetricsLog, Workdir
+from kd import data, streams
 from kd.export import load_student
 from kd.models import NADE
 
@@ -56,6 +59,75 @@ def test_nade_learns_the_rounded_images_by_columns(run):
     assert float(rows[-1]["log_prob"]) == pytest.approx(expected, abs=1e-3)
     # Better than a fair coin a pixel, already.
     assert -64 * math.log(2) < float(rows[-1]["log_prob"]) < 0
+
+
+# Each far from its default, so that no other value would do.
+ODD = {
+    "generator": "nade,munge,noise,dataset",
+    "batch_size": "7",
+    "swap_probability": "0.6",
+    "local_variance": "0.25",
+    "noise_scale": "3",
+}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """The streams of every generator, and the workdir whose NADE one of them samples."""
+    given = {name: str(value) for name, value in SETTINGS.items()} | ODD
+    settings = resolve(Settings, "quick", given)
+    path = tmp_path_factory.mktemp("sources")
+    workdir = Workdir(path, experiment="compress_ensemble", preset="quick", settings={})
+    log = MetricsLog(workdir.file("metrics.csv"), list(COLUMNS))
+    run = Run(settings, Options(path), workdir, log, None)
+    try:
+        yield generators.sources(run, data.load("digits")), path
+    finally:
+        workdir.leave()
+
+
+def batches(stream, num):
+    state, made = stream.init(jax.random.key(3)), []
+    for index in range(num):
+        state, batch = stream.next(jax.random.key(10 + index), state)
+        made.append(np.asarray(batch["x"]))
+    return made
+
+
+def test_students_on_nade_see_the_conditionals_of_the_trained_nade(sources):
+    """Exactly those of its own samples, two thousand at once, in the places of the pixels."""
+    made, path = sources
+    nade = NADE(64, 6, generators._by_columns(np.zeros((8, 8))))
+    params = study_runs.checkpointed(path, "nade-0.2")
+    _, conditionals = nade.sample(params, jax.random.key(10), 2000 // 7 * 7)
+    expected = np.asarray(conditionals).reshape(-1, 7, 8, 8, 1)
+    for found, batch in zip(batches(made["nade", 0.2], 2), expected[:2], strict=True):
+        np.testing.assert_allclose(found, batch, rtol=1e-5, atol=1e-6)
+
+
+def test_students_on_munge_see_neighbours_mixed_as_the_settings_say(sources):
+    part = data.take_first(data.load("digits"), 0.2)
+    flat = part.train_x.reshape(len(part.train_x), -1).astype(np.float64)
+    distances = np.square(flat[:, None] - flat[None]).sum(-1)
+    neighbours = (distances + np.diag(np.full(len(flat), np.inf))).argmin(1)
+    stream = streams.munge(
+        {"x": jnp.asarray(part.train_x)},
+        jnp.asarray(neighbours),
+        7,
+        swap_probability=0.6,
+        local_variance=0.25,
+    )
+    made = batches(sources[0]["munge", 0.2], 3)
+    np.testing.assert_array_equal(made, batches(stream, 3))
+
+
+def test_students_on_noise_and_on_the_data_set_see_those(sources):
+    made, _ = sources
+    noise = batches(made["noise", 0.2], 1)[0]
+    np.testing.assert_allclose(noise, 3 * jax.random.normal(jax.random.key(10), (7, 8, 8, 1)))
+    part = data.take_first(data.load("digits"), 0.2).train_x
+    plain = streams.resample({"x": jnp.asarray(part)}, 7)
+    np.testing.assert_array_equal(batches(made["dataset", 0.2], 2), batches(plain, 2))
 
 
 def test_what_the_generators_make_is_drawn(run):

@@ -18,17 +18,21 @@ from PIL import Image
 from scipy import special
 
 from experiments import report
+from experiments.benchmarks import densities
 from experiments.flags import resolve
-from experiments.rbm_to_nade import tables
+from experiments.rbm_to_nade import estimates, tables
 from experiments.rbm_to_nade.estimates import exact_log_z, gibbs_samples
-from experiments.rbm_to_nade.settings import PIXEL_ORDERS, Settings
+from experiments.rbm_to_nade.inputs import reference_log_z, warn_of_another_order
+from experiments.rbm_to_nade.settings import LOSSES, PIXEL_ORDERS, Settings
 from experiments.rbm_to_nade.study import (
     Teacher,
-    _warn_of_another_order,
+    _objective,
+    _phases,
     find_offset,
     make_optimizer,
+    train_nade,
 )
-from kd.data import binary, load_binary, load_rbm
+from kd.data import BinaryDataset, binary, load_binary, load_rbm
 from kd.export import load_student
 from kd.models import NADE, RBM
 from kd.training.checkpoint import Checkpointer
@@ -44,6 +48,7 @@ SETTINGS = {
     "ais_steps": 200,
     "ais_chains": 50,
     "coverage_repeats": 2,
+    "reference_log_z": "7.25",
 }
 STUDENTS = ("kl,12", "se_then_kl,12", "data,12")
 PHASES = ("nade[kl,12]", "nade[se_then_kl,12,se]", "nade[se_then_kl,12]", "nade[data,12]")
@@ -155,8 +160,9 @@ def test_exported_students_are_normalised_and_the_rows_are_theirs(run, inputs):
         np.testing.assert_allclose(again, log_probs, rtol=1e-4)
         assert student.metadata["dataset"] == "images.npz"
         assert student.metadata["pixel_order"] == "rows"
-        expected = (logs - log_z)[codes].mean()
-        assert run.values()["rbm.log_prob"] == pytest.approx(expected, abs=1e-4)
+        expected = logs[codes].mean()
+        assert run.values()["rbm.log_prob"] == pytest.approx(expected - log_z, abs=1e-4)
+        assert run.values()["rbm.log_prob[reference]"] == pytest.approx(expected - 7.25, abs=1e-4)
 
 
 def test_the_rbm_is_left_as_the_file_that_the_study_reads(run, inputs):
@@ -169,7 +175,8 @@ def test_the_table_at_the_end(run):
     shown = run.stdout[: run.stdout.index("Look at")]  # A path may be long.
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80
-    for words in ("│ exact ", "lower bound, kl 12", "bridge, se_then_kl 12"):
+    all_words = ("│ exact ", "lower bound, kl 12", "bridge, se_then_kl 12", "by --reference_log_z")
+    for words in all_words:
         assert sum(words in line for line in lines) == 1
     assert any(line.startswith("Held: of 2 intervals") for line in lines)
     assert "AIS is annealed importance sampling. The gap is to the exact value." in lines
@@ -207,6 +214,10 @@ def test_a_run_that_lost_its_end_goes_on_to_the_same_bits(run, inputs, tmp_path)
     [
         ({"offset": "most"}, "--offset must be max or a number; got 'most'."),
         ({"offset": "nan"}, "--offset must be max or a number; got 'nan'."),
+        (
+            {"reference_log_z": "about 7"},
+            "--reference_log_z must be a number; got 'about 7'.",
+        ),
         ({"learning_rate": 0.1}, "--learning_rate is Adam's: it needs --optimizer=adam."),
         (
             {"rbm": "", "rbm_hidden": 21, "dataset": "digits"},
@@ -248,23 +259,137 @@ def test_chains_run_in_the_precision_of_the_rbm(x64):
     assert x.shape == (5, 3) and x.dtype == teacher.params["params"]["w"].dtype == jnp.float64
 
 
-def test_adam_ends_at_rest():
-    """Its rate falls linearly to 0; ADADELTA's steps do not fall."""
+def net_and_teacher():
+    """A NADE and an RBM of 5 variables, and five vectors of zeros and ones."""
+    rng = np.random.default_rng(2)
+    shapes = {"w": (4, 3), "c": (3,), "u": (5, 3), "b": (5,)}
+    params = {"params": {name: rng.normal(size=shape) for name, shape in shapes.items()}}
+    of_rbm = {"w": rng.normal(size=(5, 2)), "a": rng.normal(size=5), "b": rng.normal(size=2)}
+    return params, Teacher(RBM(5, 2), {"params": of_rbm}, False), rng.integers(2, size=(5, 5))
+
+
+def loss_by_loops(loss, params, teacher, x, offset):
+    """Mean of minus log p(x), or of half the square of log p(x) - log p̄(x) + c."""
+    w, c, u, b = (np.asarray(params["params"][name], np.float64) for name in "wcub")
+    of_rbm = [np.asarray(teacher.params["params"][name], np.float64) for name in "wab"]
+    total = 0.0
+    for row in np.asarray(x, np.float64):
+        log_prob, a = 0.0, c
+        for d, value in enumerate(row):
+            p = special.expit(u[d] @ special.expit(a) + b[d])
+            log_prob += np.log(p if value else 1 - p)
+            a = a + w[d] * value if d < len(w) else a
+        potential = row @ of_rbm[1] + np.sum(np.log1p(np.exp(row @ of_rbm[0] + of_rbm[2])))
+        total += -log_prob if loss == "kl" else 0.5 * (log_prob - potential + offset) ** 2
+    return total / len(x)
+
+
+@pytest.mark.parametrize("offset", [3.5, -2.0])
+@pytest.mark.parametrize(("loss", "dtype"), [("kl", np.uint8), ("kl", float), ("se", float)])
+def test_objectives_by_value(loss, dtype, offset, x64):
+    params, teacher, x = net_and_teacher()
+    objective = _objective(loss, NADE(5, 3), teacher, offset)
+    expected = loss_by_loops(loss, params, teacher, x, offset)
+    value = objective(params, {"x": jnp.asarray(x, dtype)})  # The images of `data` are bytes.
+    assert float(value) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("loss", "changes", "expected"),
+    [
+        ("kl", {}, [("nade[kl,7]", "kl", 50)]),
+        ("se", {}, [("nade[se,7]", "se", 50)]),
+        ("data", {}, [("nade[data,7]", "kl", 50)]),
+        ("se_then_kl", {}, [("nade[se_then_kl,7,se]", "se", 5), ("nade[se_then_kl,7]", "kl", 45)]),
+        (
+            "se_then_kl",
+            {"se_fraction": "0.5"},
+            [("nade[se_then_kl,7,se]", "se", 25), ("nade[se_then_kl,7]", "kl", 25)],
+        ),
+        ("se_then_kl", {"num_iterations": "1"}, [("nade[se_then_kl,7,se]", "se", 1)]),
+    ],
+)
+def test_the_parts_of_a_training(loss, changes, expected):
+    settings = resolve(Settings, "quick", {"num_iterations": "50"} | changes)
+    assert _phases(settings, loss, 7) == expected
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_training_has_the_loss_the_offset_and_the_rate_of_its_parts(loss):
+    """Where each part begins, as far as its first step shows it."""
+    _, teacher, x = net_and_teacher()
+    settings = resolve(
+        Settings,
+        "quick",
+        {"optimizer": "adam", "learning_rate": "0.01", "num_iterations": "50", "se_fraction": "0.4"}
+        | {"num_chains": "20", "burn_in": "2"},
+    )
+    seen = []
+
+    def fit(phase, key, stream, update, state, num_steps, **options):
+        moved, metrics = update.apply(state, {"x": jnp.asarray(x, jnp.float32)})
+        steps = jax.tree.map(lambda a, b: np.abs(a - b).max(), moved.params, state.params)
+        seen.append((phase, float(metrics["loss"]), max(jax.tree.leaves(steps)), num_steps))
+        return state
+
+    run = types.SimpleNamespace(settings=settings, key=lambda name: jax.random.key(0), fit=fit)
+    teacher = teacher._replace(params=jax.tree.map(jnp.float32, teacher.params))
+    images = BinaryDataset(x.repeat(4, 0).astype(np.uint8), x.astype(np.uint8))
+    _, params = train_nade(run, teacher, images, loss, 3, 1.5)
+    at = {"se": 0.01, "kl": 0.01 * (1 - 20 / 50)} if loss == "se_then_kl" else {loss: 0.01}
+    assert len(seen) == len(at) and sum(entry[-1] for entry in seen) == 50
+    for (phase, value, step, _), (kind, rate) in zip(seen, at.items(), strict=True):
+        kind = "kl" if kind == "data" else kind
+        expected = loss_by_loops(kind, params, teacher, x, 1.5)
+        assert value == pytest.approx(expected, rel=1e-4), phase
+        # Adam's first step is as long as its rate, in every direction.
+        assert step == pytest.approx(rate, rel=1e-3), phase
+
+
+@pytest.mark.parametrize("start", [0, 40])
+def test_adam_ends_at_rest(start):
+    """Its rate falls linearly to 0 over all parts; ADADELTA's steps do not fall."""
     sizes = {}
     for name in ("adadelta", "adam"):
-        settings = resolve(Settings, "quick", {"optimizer": name, "learning_rate": "0.01"})
-        optimizer = make_optimizer(settings, 100)
+        given = {"optimizer": name, "learning_rate": "0.01", "num_iterations": "100"}
+        optimizer = make_optimizer(resolve(Settings, "quick", given), start)
         params = jnp.zeros(())
         state, sizes[name] = optimizer.init(params), []
-        for _ in range(101):
+        for _ in range(101 - start):
             update, state = optimizer.update(jnp.ones(()), state, params)
             sizes[name].append(-float(update))
-    np.testing.assert_allclose(sizes["adam"], 0.01 * np.linspace(1, 0, 101), atol=1e-6)
+    np.testing.assert_allclose(sizes["adam"], 0.01 * np.linspace(1, 0, 101)[start:], atol=1e-6)
     assert sizes["adadelta"][-1] > sizes["adadelta"][0] > 0
+
+
+@pytest.mark.parametrize("num", [2, 14_499, 14_500])
+def test_temperatures(num):
+    """Evenly spaced, but for as many as Salakhutdinov and Murray had; the same backwards."""
+    expected = np.arange(num) / (num - 1)
+    if num == 14_500:
+        edges, sizes = (0, 0.5, 0.9, 1), (500, 4000, 9999)
+        parts = zip(edges[:-1], edges[1:], sizes, strict=True)
+        expected = [low + (high - low) * i / n for low, high, n in parts for i in range(n)] + [1]
+    settings = types.SimpleNamespace(ais_steps=num, ais_chains=2)
+    run = types.SimpleNamespace(settings=settings, key=lambda name: jax.random.key(0))
+    _, teacher, x = net_and_teacher()
+    for name, samples in (("", None), ("reverse_", jnp.zeros((2, 5)))):
+        name = f"{name}annealed_importance_sampling"
+        with mock.patch.object(estimates.inference, name) as stand_in:
+            estimates._ais(run, teacher, x, "ais", samples)
+        betas = stand_in.call_args.args[2]
+        np.testing.assert_allclose(betas, expected, atol=1e-12)
+
+
+def test_the_gradient_of_nade_needs_little_memory():
+    """Far less than an I x J array an example, by the benchmark's own bars."""
+    rows = densities.nade_memory()
+    assert len(rows) == 2 and all(0 < row.value <= row.bar for row in rows), rows
 
 
 def test_no_offset_is_sought_where_no_loss_needs_one():
     settings = resolve(Settings, "quick", {"loss": "kl,data", "offset": "3"})
+    assert reference_log_z(settings) is None
     run = types.SimpleNamespace(settings=settings)
     assert find_offset(run, None) is None
     run.settings = resolve(Settings, "quick", {"loss": "kl,se_then_kl", "offset": "3"})
@@ -287,6 +412,7 @@ def test_estimates_by_few_samples_are_marked(effective, tmp_path, capsys):
         "importance[kl,3]": sampled | {"effective_samples": effective},
         "bridge[kl,3]": ends
         | {f"num_{side}": 10_000 for side in ("proposal", "target")}
+        | {"thesis_low": -0.5, "thesis_high": 2.5}
         | {"effective_proposal": 9_000.0, "effective_target": effective},
     }
     rows = tables.rows(teacher, None, found, ({}, 0), {("kl", 3): np.zeros(4)}, np.zeros(4))
@@ -316,7 +442,7 @@ def test_pixels_in_another_order_are_noticed(is_other, caplog, monkeypatch):
     params = {"w": jnp.zeros((64, 1)), "a": jnp.log(rates / (1 - rates)), "b": jnp.zeros(1)}
     teacher = Teacher(RBM(64, 1), {"params": params}, False)
     other = load_binary("digits", pixel_order="columns").test.astype(np.float32)
-    _warn_of_another_order(teacher, jnp.asarray(other if is_other else x))
+    warn_of_another_order(teacher, jnp.asarray(other if is_other else x))
     said = [record for record in caplog.records if "--pixel_order" in record.getMessage()]
     assert len(said) == is_other
 
@@ -331,6 +457,27 @@ def test_an_infinite_end_is_shown_and_is_no_number_in_the_summary(tmp_path, caps
     content = json.loads(json.dumps(content, allow_nan=False))
     tables.show(content, tmp_path)
     assert "│ AIS         │    1.200 │ (-inf, 2.000) │" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["exact", "ais"])
+def test_the_error_of_log_z_adds_to_that_of_the_rbms_mean(name):
+    teacher = Teacher(RBM(2, 1), {"params": {"w": np.zeros((2, 1)), "b": np.zeros(1)}}, True)
+    rest = {"low": 0.0, "high": 2.0, "num_samples": 9, "effective_samples": 5.0}
+    found = {"ais": {"value": 1.0, "stderr": 0.5, **rest}}
+    if name == "exact":
+        found = {"exact": {"value": 1.5, "stderr": 0.0, "low": 1.5, "high": 1.5}} | found
+    potentials = np.array([-3.0, -1.0, 2.0, 5.0])
+    made = tables.rows(
+        teacher, None, found, ({}, 0), {("kl", 3): potentials}, potentials, published=-2.0
+    )
+    rows = {row.name: row for row in made}
+    of_mean = np.std(potentials, ddof=1) / 2
+    log_z, error = (1.5, 0.0) if name == "exact" else (1.0, 0.5)
+    row, other = rows["rbm.log_prob"], rows["rbm.log_prob[reference]"]
+    assert row.value == pytest.approx(0.75 - log_z)
+    assert row.stderr == pytest.approx((of_mean**2 + error**2) ** 0.5, rel=1e-12)
+    assert other.value == pytest.approx(2.75) and other.stderr == pytest.approx(of_mean)
+    assert rows["nade.log_prob[kl,3]"].stderr == pytest.approx(of_mean)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (13, 14)])
