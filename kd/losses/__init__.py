@@ -5,6 +5,7 @@ Gradients flow through every floating argument unless its docstring says otherwi
 a teacher's values that came out of a `Stream` are data, and carry none.
 """
 
+from kd.losses.binary import binary_cross_entropy, binary_derivative_square_error
 from kd.losses.densities import (
     hyvarinen_score_matching,
     log_density_square_error,
@@ -14,6 +15,7 @@ from kd.losses.densities import (
 )
 from kd.losses.derivatives import (
     derivative_square_error,
+    expected_derivative_square_error,
     projected_derivative_square_error,
     projected_square_error,
 )
@@ -27,8 +29,11 @@ from kd.losses.values import (
 )
 
 __all__ = [
+    "binary_cross_entropy",
+    "binary_derivative_square_error",
     "cross_entropy",
     "derivative_square_error",
+    "expected_derivative_square_error",
     "hyvarinen_score_matching",
     "kl_divergence",
     "log_density_square_error",

@@ -50,6 +50,61 @@ def derivative_square_error(student_jacobian: Array, teacher_jacobian: Array) ->
     return jnp.sum(jnp.square(student_jacobian - teacher_jacobian)) / (2 * num_classes)
 
 
+def expected_derivative_square_error(
+    student_jacobian: Array, teacher_jacobian: Array, teacher_log_probs: Array
+) -> Array:
+    r"""Half the squared distance between input derivatives, expected over the teacher's labels.
+
+    .. math::
+       E = \frac{1}{2} \sum_i t_i(x) \Big\lVert
+           \frac{\partial}{\partial x} \log f_i(x \mid \theta)
+         - \frac{\partial}{\partial x} \log t_i(x) \Big\rVert^2
+
+    A class that the teacher gives probability 0 counts nothing, however steep. Of a teacher that
+    is a mean, the gradients are the mean of those against its members: what depends on the
+    student is linear in the teacher's probabilities and their derivatives.
+
+    Args:
+      student_jacobian: `[C, ...]`, the input Jacobian of the student's log-probabilities, in
+        nats per unit of input. Gradients flow through.
+      teacher_jacobian: the same shape. Gradients flow through.
+      teacher_log_probs: `[C]`, nats. Gradients flow through.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError: if the shapes do not fit, or there is no class.
+
+    Example:
+      >>> E = expected_derivative_square_error(
+      ...     jnp.ones((2, 3)), jnp.zeros((2, 3)), jnp.log(jnp.array([0.5, 0.5])))
+      >>> float(E)
+      1.5
+
+    Reference:
+      Papamakarios (2015), (3.23), of which (3.24) is the case of two classes
+      (`binary_derivative_square_error`); (2.18), `derivative_square_error`, has 1 / C for t.
+    """
+    checks.check_rank("teacher_log_probs", teacher_log_probs, 1)
+    checks.check_same_shape(
+        "student_jacobian", student_jacobian, "teacher_jacobian", teacher_jacobian
+    )
+    num_classes = jnp.shape(teacher_log_probs)[0]
+    checks.check_count("number of classes", num_classes)
+    if jnp.shape(student_jacobian)[:1] != (num_classes,):
+        raise ValueError(
+            f"student_jacobian must have shape [{num_classes}, ...], "
+            f"got {jnp.shape(student_jacobian)}."
+        )
+    # Of a class without probability the teacher's derivative may be infinite.
+    present = teacher_log_probs != -jnp.inf
+    shape = (num_classes,) + (1,) * (jnp.ndim(student_jacobian) - 1)
+    gaps = jnp.where(present.reshape(shape), student_jacobian - teacher_jacobian, 0.0)
+    squares = jnp.sum(jnp.square(gaps).reshape(num_classes, -1), axis=1)
+    return 0.5 * jnp.sum(jnp.exp(teacher_log_probs) * squares)
+
+
 def projected_square_error(student_vjps: Array, teacher_vjps: Array, *, num_classes: int) -> Array:
     r"""Derivative square error estimated from projections of the two Jacobians.
 

@@ -1,5 +1,6 @@
 """Models and teachers: pure functions of `(params, x)` for one example `x`."""
 
+from kd.models.bags import SigmoidBag, SoftmaxBag
 from kd.models.callables import from_predict_proba
 from kd.models.ensemble import ensemble_log_probs, init_members
 from kd.models.mixture import GaussianMixture
@@ -12,6 +13,8 @@ __all__ = [
     "MLP",
     "NADE",
     "RBM",
+    "SigmoidBag",
+    "SoftmaxBag",
     "ensemble_log_probs",
     "from_predict_proba",
     "init_members",
