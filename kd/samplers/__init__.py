@@ -1,6 +1,8 @@
 """Markov kernels, each a `Sampler(init, step)`, and `sample`, which runs them."""
 
+from kd.samplers.adapters import from_blackjax
 from kd.samplers.base import Samples, position_of, sample
+from kd.samplers.diagnostics import Diagnosis, diagnose, diagnosis_table, save_draws
 from kd.samplers.flips import FlipInfo, FlipState, bit_flips
 from kd.samplers.gibbs import GibbsInfo, block_gibbs
 from kd.samplers.posteriors import (
@@ -13,6 +15,7 @@ from kd.samplers.sgld import SgldInfo, SgldState, normal_like, preconditioned_sg
 from kd.samplers.slice import SliceInfo, SliceState, slice_sampler
 
 __all__ = [
+    "Diagnosis",
     "FlipInfo",
     "FlipState",
     "GibbsInfo",
@@ -25,12 +28,16 @@ __all__ = [
     "block_gibbs",
     "control_variates",
     "cyclical_step_size",
+    "diagnose",
+    "diagnosis_table",
+    "from_blackjax",
     "minibatch_log_posterior",
     "normal_like",
     "polynomial_step_size",
     "position_of",
     "preconditioned_sgld",
     "sample",
+    "save_draws",
     "sghmc",
     "sgld",
     "slice_sampler",

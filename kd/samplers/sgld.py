@@ -90,14 +90,14 @@ def sgld(
 
     Example:
       >>> from kd import streams
-      >>> from kd.samplers import sample
+      >>> from kd.samplers import minibatch_log_posterior, sample
       >>> data = streams.resample({"x": jnp.array([1.0, 3.0])}, 1)
       >>> fn = minibatch_log_posterior(
       ...     lambda m: -0.5 * m**2, lambda m, x: -0.5 * (x["x"] - m) ** 2, num_examples=2)
       >>> samples = sample(jax.random.key(0), sgld(fn, data, step_size=0.01),
       ...     jnp.zeros(8), num_samples=4000, burn_in=500, num_chains=8)
-      >>> print(f"{jnp.mean(samples.position):.1f}")  # The posterior is N(4 / 3, 1 / 3).
-      1.3
+      >>> bool(jnp.abs(jnp.mean(samples.position) - 4 / 3) < 0.2)  # It is N(4 / 3, 1 / 3).
+      True
 
     Reference:
       Welling and Teh (2011), "Bayesian learning via stochastic gradient Langevin dynamics",

@@ -1,7 +1,7 @@
 """Streams: where training input comes from. Batches are dictionaries; inputs are under `"x"`."""
 
 from kd.streams.blocks import BlockState, blocks
-from kd.streams.chains import ChainsState, ChainState, chain, parallel_chains
+from kd.streams.chains import ChainsState, ChainState, bag, chain, parallel_chains
 from kd.streams.composition import map_batch, with_signs
 from kd.streams.generators import (
     gaussian_noise,
@@ -17,6 +17,7 @@ __all__ = [
     "CacheTooLargeError",
     "ChainState",
     "ChainsState",
+    "bag",
     "blocks",
     "bootstrap",
     "cache_bytes",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from kd import checks
 from kd.batching import over_replicas
 from kd.samplers.base import check_sampler, check_start, fold_in_range, keep_steps
+from kd.streams.resampling import resample
 from kd.types import Array, Batch, Key, PyTree, Sampler, Stream
 
 
@@ -204,3 +205,47 @@ def chain(
     # Under `fit` it is traced, and could not be refused.
     check_start(over_chains(start, keys_of(jax.random.key(0)), position))
     return Stream(init, next_)
+
+
+def bag(
+    position: PyTree,
+    batch_size: int,
+    *,
+    num_chains: int | None = None,
+    name: str = "x",
+    replace: bool = False,
+) -> Stream:
+    """Samples that were stored, drawn again in random order: batch distillation.
+
+    Args:
+      position: of `kd.samplers.sample`, of numpyro's `mcmc.get_samples()`, or any other: each
+        leaf `[S, ...]`; with `num_chains` `[C, S, ...]`.
+      batch_size: B; at most all samples together when `replace` is false.
+      num_chains: C, whose samples are put together; None where there is no such axis.
+      name: their key in a batch.
+      replace: see `resample`.
+
+    Returns:
+      A stream of batches `{name: positions}`, each leaf `[B, ...]`.
+
+    Raises:
+      ValueError: as `resample`, or if the leading axis is not C.
+
+    Example:
+      >>> stream = bag({"w": jnp.arange(6.0).reshape(2, 3)}, 6, num_chains=2, name="posterior")
+      >>> _, batch = stream.next(jax.random.key(0), stream.init(jax.random.key(1)))
+      >>> sorted(batch["posterior"]["w"].tolist())
+      [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+    Reference:
+      Papamakarios (2015), "Distilling Model Knowledge", sections 3.2.1 and 3.3.2.
+    """
+    if num_chains is not None:
+        checks.check_count("num_chains", num_chains)
+        if checks.check_same_length("position", position) != num_chains:
+            raise ValueError(f"position must have a leading axis of num_chains = {num_chains}.")
+        for leaf in jax.tree.leaves(position):
+            if jnp.ndim(leaf) < 2:
+                raise ValueError(f"position must have an axis of samples, got {jnp.shape(leaf)}.")
+        position = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), position)
+    return resample({name: position}, batch_size, replace=replace)

@@ -1,0 +1,148 @@
+"""What a finished run of chains is worth: effective samples, R-hat, and a file of its draws."""
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from kd import checks
+from kd.files import write_atomically
+from kd.types import PyTree
+
+
+class Diagnosis(NamedTuple):
+    """Of one coordinate of a position.
+
+    Attributes:
+      mean, std: over all chains and draws.
+      mcse: standard error of the mean, by effective samples.
+      ess: effective samples of all chains together.
+      r_hat: split R-hat: near 1 where the chains, and their halves, agree.
+    """
+
+    mean: float
+    std: float
+    mcse: float
+    ess: float
+    r_hat: float
+
+
+def diagnose(position: PyTree) -> dict[str, Diagnosis]:
+    """Figures of every coordinate of chains' draws.
+
+    Args:
+      position: draws, each leaf `[C, S, ...]`, C chains of S >= 4.
+
+    Returns:
+      By name: the leaf's path and, of arrays, the index, as in `w[0,1]`; a single array's
+      coordinates are `x[...]`.
+
+    Raises:
+      ValueError: if a leaf has no axes of chains and draws, draws are fewer than 4, or the
+        leaves differ in them.
+
+    Example:
+      >>> draws = np.random.default_rng(0).normal(size=(4, 1000))
+      >>> found = diagnose({"a": draws})["a"]
+      >>> bool(abs(found.mean) < 4 * found.mcse), bool(found.r_hat < 1.01)
+      (True, True)
+
+    Reference:
+      Gelman and Rubin (1992); Geyer (1992), "Practical Markov chain Monte Carlo": numpyro's.
+    """
+    from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+
+    found = {}
+    for name, draws in _named(position).items():
+        for index in np.ndindex(draws.shape[2:]):
+            one = np.asarray(draws[(..., *index)], np.float64)
+            place = f"[{','.join(map(str, index))}]" if index else ""
+            std = float(np.std(one))
+            # Of draws that never move there is no correlation to speak of.
+            is_still = std == 0.0
+            ess = float("nan") if is_still else float(effective_sample_size(one))
+            r_hat = float("nan") if is_still else float(split_gelman_rubin(one))
+            found[name + place] = Diagnosis(
+                float(np.mean(one)), std, std / float(np.sqrt(ess)), ess, r_hat
+            )
+    return found
+
+
+def diagnosis_table(found: Mapping[str, Diagnosis], *, at_most: int = 20) -> str:
+    """The figures as text of at most 79 columns, the coordinates of largest R-hat first.
+
+    Args:
+      found: of `diagnose`.
+      at_most: rows; how many more there are is said.
+
+    Example:
+      >>> print(diagnosis_table({"w[0]": Diagnosis(0.5, 1.0, 0.01, 10_000.0, 1.0003)}))
+      coordinate                   mean        std       mcse        ess    R-hat
+      w[0]                          0.5          1       0.01      10000   1.0003
+    """
+    checks.check_count("at_most", at_most)
+
+    def badness(item: tuple[str, Diagnosis]) -> float:
+        return np.inf if np.isnan(item[1].r_hat) else -item[1].r_hat
+
+    rows = sorted(found.items(), key=badness)
+    lines = [f"{'coordinate':<20} {'mean':>12} {'std':>10} {'mcse':>10} {'ess':>10} {'R-hat':>8}"]
+    for name, one in rows[:at_most]:
+        shown = name if len(name) <= 20 else name[:17] + "..."
+        lines.append(
+            f"{shown:<20} {one.mean:>12.4g} {one.std:>10.4g} {one.mcse:>10.2g} "
+            f"{one.ess:>10.0f} {one.r_hat:>8.4f}"
+        )
+    if len(rows) > at_most:
+        lines.append(f"and {len(rows) - at_most} more, with a smaller R-hat")
+    return "\n".join(lines)
+
+
+def save_draws(path: str | os.PathLike, position: PyTree) -> None:
+    """Writes chains' draws to an `.npz`, each leaf `[C, S, ...]` by its name, atomically.
+
+    ArviZ reads it: `arviz.from_dict({"posterior": dict(numpy.load(path))})`.
+
+    Args:
+      path: of the file, `.npz`.
+      position: draws, each leaf `[C, S, ...]`.
+
+    Raises:
+      ValueError: as `diagnose`; or if the path ends otherwise.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"path must end in .npz, got {path}.")
+    draws = _named(position)
+    content = io.BytesIO()
+    np.savez_compressed(content, **draws)
+    write_atomically(path, content.getvalue())
+
+
+def _named(position: PyTree) -> dict[str, np.ndarray]:
+    """Leaves by the names of their paths; one alone is `x`."""
+    named, sizes = {}, set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(position):
+        draws = np.asarray(leaf)
+        if draws.ndim < 2:
+            raise ValueError(f"position must have axes of chains and draws, got {draws.shape}.")
+        sizes.add(draws.shape[:2])
+        name = ".".join(str(_key(entry)) for entry in path) or "x"
+        named[name] = draws
+    if len(sizes) != 1:
+        raise ValueError(f"position must have one number of chains and draws, got {sorted(sizes)}.")
+    (size,) = sizes
+    checks.check_count("the number of chains", size[0])
+    checks.check_count("the number of draws", size[1], at_least=4)
+    return named
+
+
+def _key(entry: object) -> object:
+    for name in ("key", "name", "idx"):
+        if hasattr(entry, name):
+            return getattr(entry, name)
+    return entry

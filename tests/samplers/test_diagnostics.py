@@ -1,0 +1,80 @@
+"""Diagnoses of chains with known autocorrelation, their table and their file."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd import samplers
+from kd.samplers import Diagnosis
+
+
+def autoregressive(rho, num_chains=4, num_samples=5000, seed=0):
+    """x' = rho x + sqrt(1 - rho^2) noise: effective samples are (1 - rho) / (1 + rho)."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(num_chains, num_samples))
+    x = np.empty_like(noise)
+    x[:, 0] = noise[:, 0]
+    for t in range(1, num_samples):
+        x[:, t] = rho * x[:, t - 1] + np.sqrt(1 - rho**2) * noise[:, t]
+    return x
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_effective_samples_of_an_autoregression(rho):
+    found = samplers.diagnose(autoregressive(rho))["x"]
+    assert found.ess == pytest.approx(20_000 * (1 - rho) / (1 + rho), rel=0.15)
+    assert found.mcse == pytest.approx(found.std / np.sqrt(found.ess))
+    assert found.r_hat == pytest.approx(1, abs=0.01)
+
+
+def test_chains_that_disagree():
+    x = autoregressive(0.0) + np.array([[0.0], [0.0], [0.0], [3.0]])
+    assert samplers.diagnose(x)["x"].r_hat > 1.5
+    drifting = autoregressive(0.0) + np.linspace(0, 3, 5000)[None]
+    assert samplers.diagnose(drifting)["x"].r_hat > 1.2
+
+
+def test_names_and_order():
+    draws = {"w": jnp.zeros((2, 8, 2, 1)), "b": [jnp.ones((2, 8))]}
+    assert list(samplers.diagnose(draws)) == ["b.0", "w[0,0]", "w[1,0]"]
+    found = samplers.diagnose(draws)["b.0"]
+    assert found.mean == 1 and found.std == 0 and np.isnan(found.ess) and np.isnan(found.r_hat)
+
+
+def test_the_table_fits_and_has_the_worst_first():
+    found = {
+        f"a_long_name_of_weights[{i},{i}]": Diagnosis(
+            -123456.789, 1e-5, 1e-7, 123456.0, 1 + i / 100
+        )
+        for i in range(30)
+    }
+    found["still"] = Diagnosis(0.0, 0.0, float("nan"), float("nan"), float("nan"))
+    lines = samplers.diagnosis_table(found, at_most=5).split("\n")
+    assert len(lines) == 7 and max(map(len, lines)) <= 79
+    assert "1.2900" in lines[1] and "1.2800" in lines[2]
+    assert lines[-1] == "and 26 more, with a smaller R-hat"
+    assert "nan" in samplers.diagnosis_table(found, at_most=40).split("\n")[-1]
+    with pytest.raises(ValueError, match="at_most must be at least 1, got 0"):
+        samplers.diagnosis_table(found, at_most=0)
+
+
+def test_the_file_holds_the_draws(tmp_path):
+    draws = {"w": autoregressive(0.5, num_samples=10)[..., None], "b": {"c": np.ones((4, 10))}}
+    samplers.save_draws(tmp_path / "draws.npz", draws)
+    with np.load(tmp_path / "draws.npz", allow_pickle=False) as file:
+        assert set(file) == {"w", "b.c"}
+        np.testing.assert_array_equal(file["w"], draws["w"])
+    assert [path.name for path in tmp_path.iterdir()] == ["draws.npz"]
+
+
+def test_raises(tmp_path):
+    for position, message in (
+        (np.zeros(5), "position must have axes of chains and draws"),
+        (np.zeros((2, 3)), "the number of draws must be at least 4, got 3"),
+        ({"a": np.zeros((2, 5)), "b": np.zeros((2, 6))}, "one number of chains and draws"),
+        ({}, "one number of chains and draws"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            samplers.diagnose(position)
+    with pytest.raises(ValueError, match="path must end in .npz"):
+        samplers.save_draws(tmp_path / "draws.nc", np.zeros((2, 5)))
