@@ -73,7 +73,7 @@ class Progress:
             for name, value in figures.items():
                 self._writer.add_scalar(f"{self._phase}/{name}", value, step)
         shown = "  ".join(
-            f"{name} {value:.4g}" for name, value in figures.items() if not name.endswith("_stderr")
+            f"{name} {value:.4g}" for name, value in figures.items() if _is_shown(name, value)
         )
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(shown[: WIDTH // 2], refresh=False)
@@ -96,6 +96,11 @@ class Progress:
 
     def __exit__(self, *_: Any) -> None:
         self._bar.close()
+
+
+def _is_shown(name: str, value: float) -> bool:
+    """Whether a figure is worth a place on the line, as a count of mishaps is if there are any."""
+    return not name.endswith("_stderr") and not (name.startswith("num_") and value == 0)
 
 
 def summary(experiment: str, preset: str, seconds: float, rows: Sequence[Row]) -> dict[str, Any]:

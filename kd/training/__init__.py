@@ -11,13 +11,14 @@ from kd.training.fit import (
     make_step,
     row_steps,
 )
-from kd.training.updates import GradientState, gradient, replicate
+from kd.training.updates import GradientState, StoreState, gradient, replicate, store
 
 __all__ = [
     "ContrastiveState",
     "FitState",
     "GradientState",
     "NonFiniteLossError",
+    "StoreState",
     "compile_chunk",
     "contrastive_divergence",
     "fit",
@@ -27,4 +28,5 @@ __all__ = [
     "make_step",
     "replicate",
     "row_steps",
+    "store",
 ]

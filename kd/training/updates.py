@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from kd import checks
 from kd.batching import over_replicas
 from kd.types import Array, Batch, Metrics, PyTree, Update
 
@@ -81,3 +83,56 @@ def replicate(update: Update, *, method: str = "auto") -> Update:
         return over_replicas(lambda state: update.apply(state, batch), method)(state)
 
     return Update(jax.vmap(update.init), apply)
+
+
+class StoreState(NamedTuple):
+    """What was kept of a stream.
+
+    Attributes:
+      kept: each leaf `[S, ...]`, of which the first `count` rows are filled.
+      count: rows so far, int32.
+    """
+
+    kept: PyTree
+    count: Array
+
+
+def store(name: str) -> Update:
+    """Keeps what a stream hands out: `fit` over a chain then makes a bag, and may be resumed.
+
+    Its memory is that of all that is kept, where distilling the chain as it goes needs that of a
+    batch.
+
+    Args:
+      name: the key of the batch to keep.
+
+    Returns:
+      An update whose `init` takes an array, or a pytree of them, of S rows to fill, and whose state
+      is a `StoreState`. What comes after the S-th row overwrites the last ones. Its only metric
+      is `"stored"`, the rows so far.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> update = store("x")
+      >>> state = update.init(jnp.zeros(4))
+      >>> state, _ = update.apply(state, {"x": jnp.array([1.0, 2.0])})
+      >>> state.kept.tolist(), int(state.count)
+      ([1.0, 2.0, 0.0, 0.0], 2)
+    """
+
+    def init(empty: PyTree) -> StoreState:
+        return StoreState(jax.tree.map(jnp.asarray, empty), jnp.zeros((), jnp.int32))
+
+    def apply(state: StoreState, batch: Batch) -> tuple[StoreState, Metrics]:
+        size = checks.check_same_length(f"batch[{name!r}]", batch[name])
+        kept = jax.tree.map(
+            lambda kept, new: jax.lax.dynamic_update_slice_in_dim(
+                kept, new.astype(kept.dtype), state.count, axis=0
+            ),
+            state.kept,
+            batch[name],
+        )
+        state = StoreState(kept, state.count + size)
+        return state, {"stored": state.count.astype(jnp.float32)}
+
+    return Update(init, apply)

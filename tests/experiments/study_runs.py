@@ -260,9 +260,14 @@ def checkpoints(path: Path, phase: str) -> list[Path]:
 
 def checkpointed(path: Path, phase: str) -> dict:
     """The parameters in a phase's last checkpoint."""
+    return checkpointed_student(path, phase)["params"]
+
+
+def checkpointed_student(path: Path, phase: str) -> dict:
+    """The update's state in a phase's last checkpoint."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # orbax would rather have a template.
-        return ocp.load(checkpoints(path, phase)[-1])["student"]["params"]
+        return ocp.load(checkpoints(path, phase)[-1])["student"]
 
 
 def unfinished(path: Path, phase: str) -> list[Path]:

@@ -265,3 +265,13 @@ def test_a_writer_gets_every_figure(log):
         ("direct[0.1]/loss", 0.25, 2),
         ("direct[0.1]/accuracy", 20.0, 2),
     ]
+
+
+def test_counts_of_mishaps_are_shown_only_if_there_are_any(tmp_path, capsys):
+    log = MetricsLog(tmp_path / "metrics.csv", ["loss", "kl_stderr", "num_empty"])
+    with report.Progress("phase", 2, log) as progress:
+        progress(1, {"loss": 1.0, "kl_stderr": 0.5, "num_empty": 0.0})
+        progress(2, {"loss": 2.0, "kl_stderr": 0.5, "num_empty": 3.0})
+    shown = capsys.readouterr().out
+    assert "num_empty 3" in shown and "num_empty 0" not in shown and "kl_stderr" not in shown
+    assert len(log.rows("phase")) == 2

@@ -1,0 +1,1 @@
+"""Bayesian density estimation: a posterior's predictive density into one small mixture."""

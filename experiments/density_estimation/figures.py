@@ -1,0 +1,120 @@
+"""The study's figures: 3.1-3.9 of the thesis, and KL divergences against N and batch size."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.density_estimation import posterior, quadrature
+from experiments.density_estimation.settings import ROUTES
+from experiments.density_estimation.tables import ROUTE_NAMES
+from experiments.plotting import STYLE, label_counts, plt, save
+from experiments.run import Run
+
+if TYPE_CHECKING:
+    from experiments.density_estimation.study import Result
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+COLOURS = {"batch": "#0072B2", "online": "#D55E00", "truth": "#009E73", "monte_carlo": "black"}
+NAMES = {"batch": "batch EM", "online": "online EM", "truth": "the true density"}
+ROUTE_COLOURS = {"one": "#D55E00", "thinned": "#009E73", "parallel": "#0072B2"}
+SHOWN = (-15.0, 10.0)  # As in the thesis.
+
+
+def draw(run: Run, results: "dict[int, Result]", sweep: dict[tuple[str, int], np.ndarray]) -> None:
+    """Writes every figure into `figures/` of the workdir."""
+    with plt.rc_context(STYLE):
+        for num_points, result in results.items():
+            save(_posterior(run, num_points, result), run, f"points-{num_points}.png")
+        if len(results) > 1:
+            save(_divergences(run, results), run, "kl.png")
+        if sweep:
+            save(_sweep(run, sweep), run, "batches.png")
+
+
+def _posterior(run: Run, num_points: int, result: "Result") -> plt.Figure:
+    """Histograms of the means, and the four predictive densities, of the first data set."""
+    figure = plt.figure(figsize=(8.2, 3.4), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5))
+    axes = left.subplots(posterior.NUM_MEANS, 1, sharex=True)
+    bag = result.bags[0]
+    low, high = np.quantile(bag, [0.001, 0.999])
+    for index, axis in enumerate(axes):
+        axis.hist(bag[:, index], bins=np.linspace(low, high, 60), density=True, color="#56B4E9")
+        axis.axvline(posterior.MEANS[index], color="black", linewidth=1)
+        axis.set(ylabel=f"$m_{index + 1}$", yticks=[])
+        axis.grid(visible=False)
+    axes[0].set_title(f"posterior of the means, {num_points:,} points", fontsize=9)
+    axes[-1].set_xlabel("mean (the line is the true one)")
+    axis = right.subplots()
+    x = quadrature.grid(run.settings.grid_points)
+    seen = (x >= SHOWN[0]) & (x <= SHOWN[1])
+    truth = quadrature.truth(x)[seen]
+    axis.plot(x[seen], truth, color=COLOURS["truth"], linestyle=":", label=NAMES["truth"])
+    axis.plot(
+        x[seen],
+        result.monte_carlo[0, seen],
+        color=COLOURS["monte_carlo"],
+        linewidth=2.5,
+        alpha=0.35,
+        label=f"mean of {len(bag):,} samples",
+    )
+    for name in ("batch", "online"):
+        density = np.exp(result.log_densities[name][0, seen])
+        label = f"{NAMES[name]}, KL {result.kl[name][0]:.4f}"
+        style = {"batch": "-", "online": "--"}[name]
+        axis.plot(x[seen], density, color=COLOURS[name], linestyle=style, label=label)
+    points = result.points[0]
+    inside = points[(points >= SHOWN[0]) & (points <= SHOWN[1])]
+    axis.plot(inside, np.zeros_like(inside), "|", color="black", markersize=7, label="points")
+    axis.set(xlabel="x", xlim=SHOWN, title="predictive density")
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize=7, loc="upper left")
+    return figure
+
+
+def _divergences(run: Run, results: "dict[int, Result]") -> plt.Figure:
+    """KL divergence from the Monte Carlo prediction against the number of points."""
+    figure, axis = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+    num_points = np.array(list(results))
+    for name in ("truth", "batch", "online"):
+        values = np.array([result.kl[name] for result in results.values()])
+        _with_errors(axis, num_points, values, COLOURS[name], NAMES[name])
+    axis.set(xscale="log", yscale="log", xlabel="points N", ylabel="KL divergence, nats")
+    label_counts(axis)
+    repeats = run.settings.num_repeats
+    title = f"mean of {repeats} data sets ± one standard error" if repeats > 1 else None
+    axis.legend(title=title, fontsize=8, title_fontsize=8)
+    return figure
+
+
+def _sweep(run: Run, sweep: dict[tuple[str, int], np.ndarray]) -> plt.Figure:
+    """KL divergence of online students against the draws a step, by where these come from."""
+    figure, axis = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+    sizes = np.array(run.settings.batch_sizes)
+    for route in ROUTES:
+        values = np.array([sweep[route, size] for size in sizes])
+        name = ROUTE_NAMES[route]
+        if route == "thinned":
+            name = f"{name} by {run.settings.sweep_thin}"
+        _with_errors(axis, sizes, values, ROUTE_COLOURS[route], name)
+    draws = run.settings.batch_size * run.settings.num_iterations
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel=f"draws a step ({draws:,} in all)",
+        ylabel="KL divergence, nats",
+        title=f"online EM, posterior of {run.settings.sweep_points:,} points",
+    )
+    label_counts(axis)
+    axis.legend(fontsize=8)
+    return figure
+
+
+def _with_errors(axis: plt.Axes, x: np.ndarray, values: np.ndarray, colour: str, name: str) -> None:
+    """Means over the last axis, with their standard errors where there are several."""
+    mean = values.mean(axis=1)
+    axis.plot(x, mean, "o-", markersize=3, color=colour, label=name)
+    if values.shape[1] > 1:
+        error = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
+        low = np.maximum(mean - error, 0.2 * mean)
+        axis.fill_between(x, low, mean + error, color=colour, alpha=0.2, linewidth=0)

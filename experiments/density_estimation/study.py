@@ -1,0 +1,273 @@
+"""The study itself: posteriors, bags of their samples, students by batch and online EM."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.density_estimation import figures, posterior, quadrature, tables
+from experiments.density_estimation.settings import ROUTES, Settings
+from experiments.flags import Options, UserError
+from experiments.report import Row
+from experiments.run import Run, execute
+from kd import inference, models, samplers, training
+from kd.export import export_student
+from kd.types import Array, Key, PyTree
+
+EXPERIMENT = "density_estimation"
+COLUMNS = ("loss", "kl", "stored", "num_empty", "num_floored")
+NUM_POINTS = 12  # Of a curve.
+BAG_STEPS = 100  # Batches in which a bag is filled, between which a run may stop.
+
+
+class Result(NamedTuple):
+    """All that was found of one number of points, over R data sets.
+
+    Attributes:
+      points: `[R, N]`.
+      bags: `[R, S, 3]`, means sampled from the posterior, chain by chain.
+      monte_carlo: `[R, G]`, the predictive density that they give.
+      students: parameters of R mixtures, by "batch" and "online".
+      log_densities: `[R, G]`, the students', by the same.
+      kl: `[R]`, nats: from the Monte Carlo prediction to the students, and to the truth.
+      r_hat: the largest split R-hat of a mean, in each data set, `[R]`.
+      ess: the least effective samples of a mean, `[R]`.
+    """
+
+    points: np.ndarray
+    bags: np.ndarray
+    monte_carlo: np.ndarray
+    students: dict[str, PyTree]
+    log_densities: dict[str, np.ndarray]
+    kl: dict[str, np.ndarray]
+    r_hat: np.ndarray
+    ess: np.ndarray
+
+
+def run(preset: str, settings: Settings, options: Options) -> None:
+    """Runs the study, or goes on with it, and shows the table; a finished one only shows it."""
+    summary = execute(
+        EXPERIMENT,
+        preset,
+        settings,
+        options,
+        columns=COLUMNS,
+        inputs_fn=dict,
+        load_fn=partial(load, settings),
+        study_fn=estimate,
+        products=("figures", "student"),
+    )
+    tables.show(summary, settings, options.workdir)
+
+
+def load(settings: Settings) -> None:
+    """Refuses what cannot be done."""
+    share = settings.num_chains * BAG_STEPS
+    if settings.num_samples % share:
+        raise UserError(
+            f"--num_samples must be a multiple of {BAG_STEPS} x --num_chains = {share}; got "
+            f"{settings.num_samples}."
+        )
+
+
+def estimate(run: Run, _: None) -> list[Row]:
+    """Every number of points, the comparison of batches; then figures, exports and rows."""
+    settings = run.settings
+    results = {num: solve(run, num) for num in settings.num_points}
+    sweep = compare_batches(run) if settings.batch_sizes else {}
+    figures.draw(run, results, sweep)
+    export(run, results)
+    return tables.rows(settings, results, sweep)
+
+
+def solve(run: Run, num_points: int) -> Result:
+    """The posterior of so many points, and both students, over all data sets."""
+    points, bags = fill_bags(run, num_points)
+    x = quadrature.grid(run.settings.grid_points)
+    monte_carlo = quadrature.monte_carlo(bags, x)
+    evaluate = quadrature.mixtures(student_of(run.settings), x)
+    students = {
+        "batch": fit_batch(run, num_points, bags),
+        "online": fit_online(run, f"online[{num_points}]", num_points, monte_carlo),
+    }
+    log_densities = {name: evaluate(params) for name, params in students.items()}
+    against = log_densities | {"truth": np.log(quadrature.truth(x))[None]}
+    kl = {name: quadrature.kl_divergence(monte_carlo, log_q, x) for name, log_q in against.items()}
+    r_hat, ess = diagnose(bags, run.settings.num_chains)
+    return Result(points, bags, monte_carlo, students, log_densities, kl, r_hat, ess)
+
+
+def student_of(settings: Settings) -> models.GaussianMixture:
+    """The student, over one variable."""
+    return models.GaussianMixture(settings.num_components, 1, "spherical")
+
+
+def fill_bags(run: Run, num_points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points `[R, N]` and samples of their posteriors `[R, S, 3]`, chain by chain."""
+    settings = run.settings
+    stream = posterior.chain(
+        num_points,
+        batch_size=settings.num_samples // BAG_STEPS,
+        burn_in=settings.burn_in,
+        num_chains=settings.num_chains,
+    )
+    update = training.store("w")
+    empty = jnp.zeros((settings.num_repeats, settings.num_samples, posterior.NUM_MEANS))
+    phase = f"bag[{num_points}]"
+    kept = run.fit(
+        phase,
+        run.key(f"points[{num_points}]"),
+        stream,
+        update,
+        jax.vmap(update.init)(empty),
+        BAG_STEPS,
+        evaluate_fn=lambda state: {},
+        num_points=1,
+        num_replicas=settings.num_repeats,
+    ).kept
+    # Batches of all chains, each some steps long, into chains.
+    share = settings.num_samples // BAG_STEPS // settings.num_chains
+    shape = (settings.num_repeats, BAG_STEPS, settings.num_chains, share, posterior.NUM_MEANS)
+    bags = np.asarray(kept).reshape(shape).swapaxes(1, 2).reshape(kept.shape)
+    return data_sets(run, num_points), bags
+
+
+def data_sets(run: Run, num_points: int) -> np.ndarray:
+    """The points that every stream of so many has, `[R, N]`."""
+    keys = jax.random.split(run.key(f"points[{num_points}]"), run.settings.num_repeats)
+    return np.asarray(
+        jax.vmap(lambda key: posterior.draw(jax.random.split(key)[0], num_points))(keys)
+    )
+
+
+def diagnose(bags: np.ndarray, num_chains: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest R-hat and the least effective samples of each bag."""
+    found = [samplers.diagnose(bag.reshape(num_chains, -1, bag.shape[-1])).values() for bag in bags]
+    r_hat = np.array([max(one.r_hat for one in each) for each in found])
+    return r_hat, np.array([min(one.ess for one in each) for each in found])
+
+
+def starts(run: Run, phase: str) -> PyTree:
+    """Mixtures to begin with: equal weights, unit variances, means from N(0, 1)."""
+    mixture = student_of(run.settings)
+    keys = jax.random.split(run.key(f"start[{phase}]"), run.settings.num_repeats)
+    return jax.vmap(lambda key: mixture.init(key, jnp.zeros(1)))(keys)
+
+
+def fit_batch(run: Run, num_points: int, bags: np.ndarray) -> PyTree:
+    """Draws from the Monte Carlo predictions, and mixtures fitted to them by batch EM."""
+    settings, mixture = run.settings, student_of(run.settings)
+    phase = f"batch[{num_points}]"
+
+    def fit(key: Key, bag: Array, start: PyTree) -> PyTree:
+        choice_key, draw_key = jax.random.split(key)
+        chosen = jax.random.randint(choice_key, (settings.num_fitted,), 0, len(bag))
+        x = posterior.draw_given(draw_key, bag[chosen])[:, None]
+        return inference.fit_mixture(mixture, start, x).params
+
+    keys = jax.random.split(run.key(phase), settings.num_repeats)
+    fit_all = jax.jit(lambda inputs: jax.lax.map(lambda one: fit(*one), inputs))
+    return fit_all((keys, jnp.asarray(bags), starts(run, phase)))
+
+
+def fit_online(
+    run: Run,
+    phase: str,
+    num_points: int,
+    monte_carlo: np.ndarray,
+    *,
+    batch_size: int | None = None,
+    num_iterations: int | None = None,
+    thin: int | None = None,
+    num_chains: int | None = None,
+) -> PyTree:
+    """Mixtures that learn from chains as they run; nothing of a chain is stored."""
+    settings, mixture = run.settings, student_of(run.settings)
+    num_iterations = num_iterations or settings.num_iterations
+    stream = posterior.chain(
+        num_points,
+        batch_size=batch_size or settings.batch_size,
+        burn_in=settings.burn_in,
+        thin=thin or settings.thin,
+        num_chains=num_chains,
+        salt=1,  # Other chains than the bag's.
+    )
+    step_size = (
+        inference.linear_step_size(num_iterations)
+        if settings.step_size == "linear"
+        else inference.power_step_size(0.0, settings.power)
+    )
+    update = inference.expectation_maximization(mixture, step_size=step_size)
+    x = quadrature.grid(settings.grid_points)
+    log_densities = quadrature.mixtures(mixture, x)
+
+    def evaluate(state: inference.EMState) -> dict[str, float]:
+        kl = quadrature.kl_divergence(monte_carlo, log_densities(state.params), x)
+        return {"kl": float(np.mean(kl))}
+
+    return run.fit(
+        phase,
+        run.key(f"points[{num_points}]"),
+        stream,
+        update,
+        jax.vmap(update.init)(starts(run, phase)),
+        num_iterations,
+        evaluate_fn=evaluate,
+        num_points=NUM_POINTS,
+        num_replicas=settings.num_repeats,
+    ).params
+
+
+def compare_batches(run: Run) -> dict[tuple[str, int], np.ndarray]:
+    """KL divergences `[R]` by route and batch size, all with as many draws of the students.
+
+    One chain, whose draws in a batch are correlated; one thinned; a chain for each draw.
+    """
+    settings, num_points = run.settings, run.settings.sweep_points
+    x = quadrature.grid(settings.grid_points)
+    evaluate = quadrature.mixtures(student_of(settings), x)
+    _, bags = fill_bags(run, num_points)
+    monte_carlo = quadrature.monte_carlo(bags, x)
+    num_draws = settings.batch_size * settings.num_iterations
+    found = {}
+    for size in settings.batch_sizes:
+        for route in ROUTES:
+            params = fit_online(
+                run,
+                f"online[{num_points},{route},{size}]",
+                num_points,
+                monte_carlo,
+                batch_size=size,
+                num_iterations=max(2, num_draws // size),
+                thin=settings.sweep_thin if route == "thinned" else 1,
+                num_chains=size if route == "parallel" else None,
+            )
+            found[route, size] = quadrature.kl_divergence(monte_carlo, evaluate(params), x)
+    return found
+
+
+def export(run: Run, results: dict[int, Result]) -> None:
+    """The first data set's students, as functions to log-densities."""
+    mixture = student_of(run.settings)
+    for num_points, result in results.items():
+        for name, params in result.students.items():
+            export_student(
+                run.workdir.file("student", f"{name}-{num_points}"),
+                mixture.log_prob,
+                jax.tree.map(lambda leaf: leaf[0], params),
+                input_shape=(1,),
+                metadata={
+                    "experiment": EXPERIMENT,
+                    "condition": [name, num_points],
+                    "kl": float(result.kl[name][0]),
+                    "model": {
+                        "num_components": run.settings.num_components,
+                        "num_dims": 1,
+                        "covariance": "spherical",
+                    },
+                },
+                # Of log-densities near -100 in single precision.
+                tolerance=1e-3,
+            )

@@ -1,0 +1,76 @@
+"""The study's figures of merit: KL divergences from the Monte Carlo prediction."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments import report
+from experiments.density_estimation.settings import ROUTES, Settings
+from experiments.report import Row
+
+if TYPE_CHECKING:
+    from experiments.density_estimation.study import Result
+
+STUDENTS = ("batch", "online")
+MOST_R_HAT = 1.01
+ROUTE_NAMES = {
+    "one": "one chain",
+    "thinned": "one chain, thinned",
+    "parallel": "a chain for each draw",
+}
+
+
+def rows(
+    settings: Settings,
+    results: "dict[int, Result]",
+    sweep: dict[tuple[str, int], np.ndarray],
+) -> list[Row]:
+    """All final figures of a run; errors are over data sets."""
+    made = []
+    for num_points, result in results.items():
+        for name in (*STUDENTS, "truth"):
+            made.append(_mean(f"kl.{name}[{num_points}]", result.kl[name]))
+        gap = result.kl["online"] - result.kl["batch"]
+        made.append(_mean(f"kl.online_less_batch[{num_points}]", gap))
+        repeats = len(result.r_hat)
+        made.append(Row(f"r_hat[{num_points}]", float(result.r_hat.max()), None, repeats, ""))
+        made.append(Row(f"ess[{num_points}]", float(result.ess.min()), None, repeats, "samples"))
+    for (route, size), kl in sweep.items():
+        made.append(_mean(f"kl.sweep[{route},{size}]", kl))
+    return made
+
+
+def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
+    """Prints the tables at the end of a run."""
+    by_name = report.RowsByName(summary, workdir)
+    lines = []
+    for num in settings.num_points:
+        kl = [by_name[f"kl.{name}[{num}]"] for name in ("batch", "online", "truth")]
+        r_hat = by_name[f"r_hat[{num}]"]["value"]
+        mark = " *" if not r_hat < MOST_R_HAT else ""
+        lines.append([f"{num:,}", *(report.pm(row, 4) for row in kl), f"{r_hat:.3f}{mark}"])
+    title = "KL from the Monte Carlo prediction, nats"
+    report.print_table(title, ["points", "batch EM", "online EM", "the truth", "R-hat"], lines)
+    is_apart = any(line[-1].endswith("*") for line in lines)
+    if settings.batch_sizes:
+        lines = [
+            [ROUTE_NAMES[route]]
+            + [report.pm(by_name[f"kl.sweep[{route},{size}]"], 3) for size in settings.batch_sizes]
+            for route in ROUTES
+        ]
+        title = f"online EM of {settings.sweep_points} points, KL by draws a step"
+        header = ["", *(f"{size:,}" for size in settings.batch_sizes)]
+        report.print_table(title, header, lines)
+    if settings.num_repeats > 1:
+        print(f"± is one standard error over {settings.num_repeats} data sets; R-hat the largest.")
+    if is_apart:
+        print("* The chains do not agree: more samples, or a longer burn-in, are needed.")
+    print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
+    print(workdir / "student")
+
+
+def _mean(name: str, values: np.ndarray) -> Row:
+    count = len(values)
+    error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else None
+    return Row(name, float(np.mean(values)), error, count, "nats")

@@ -1,0 +1,338 @@
+"""experiments.density_estimation: a run file by file, killed and resumed; the posterior's law."""
+
+import itertools
+import json
+import math
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import study_runs
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+from PIL import Image
+from scipy import special, stats
+
+from experiments.density_estimation import posterior, quadrature, study, tables
+from experiments.density_estimation.settings import Settings
+from experiments.flags import resolve
+from kd import samplers
+from kd.export import load_student
+from kd.models import GaussianMixture
+
+MODULE = "experiments.density_estimation"
+TINY = {
+    "num_points": "3,6",
+    "num_samples": 400,
+    "num_chains": 2,
+    "burn_in": 20,
+    "num_fitted": 50,
+    "batch_size": 10,
+    "num_iterations": 12,
+    "num_repeats": 2,
+    "batch_sizes": "2,5",
+    "sweep_points": 3,
+    "sweep_thin": 2,
+    "grid_points": 501,
+}
+ONLINE = [f"online[{n}]" for n in (3, 6)] + [
+    f"online[3,{route},{size}]" for size in (2, 5) for route in ("one", "thinned", "parallel")
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("density_estimation") / "run"
+    with study_runs.unverified_exports():
+        return study_runs.succeed_here(path, TINY, module=MODULE)
+
+
+# A run.
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    assert finished.stderr == ""
+    assert {path.name for path in (finished.path / "figures").iterdir()} == {
+        *("points-3.png", "points-6.png", "kl.png", "batches.png")
+    }
+    assert {path.name for path in (finished.path / "student").iterdir()} == {
+        f"{name}-{n}" for name in ("batch", "online") for n in (3, 6)
+    }
+    for path in (finished.path / "figures").iterdir():
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert min(pixels.shape) > 200 and np.std(pixels) > 5
+
+
+def test_metrics_and_rows(finished):
+    metrics, values = finished.metrics(), finished.values()
+    assert set(metrics) == {"bag[3]", "bag[6]", *ONLINE}
+    assert float(metrics["bag[3]"][-1]["stored"]) > 390
+    rows = {row["name"]: row for row in finished.summary()["rows"]}
+    for n in (3, 6):
+        for name in ("batch", "online", "truth"):
+            row = rows[f"kl.{name}[{n}]"]
+            assert row["value"] > 0 and row["stderr"] > 0 and row["repeats"] == 2
+        gap = values[f"kl.online[{n}]"] - values[f"kl.batch[{n}]"]
+        assert values[f"kl.online_less_batch[{n}]"] == pytest.approx(gap)
+        assert 0.9 < values[f"r_hat[{n}]"] < 5 and 0 < values[f"ess[{n}]"] < 800
+        last = metrics[f"online[{n}]"][-1]
+        assert int(last["step"]) == 12 and float(last["kl"]) == pytest.approx(
+            values[f"kl.online[{n}]"], rel=1e-9
+        )
+    for route, size in itertools.product(("one", "thinned", "parallel"), (2, 5)):
+        phase = metrics[f"online[3,{route},{size}]"]
+        assert int(phase[-1]["step"]) == 120 // size
+        assert float(phase[-1]["kl"]) == pytest.approx(values[f"kl.sweep[{route},{size}]"])
+
+
+def test_the_table_fits(finished):
+    shown = finished.stdout[: finished.stdout.index("Look at")]
+    assert max(map(len, shown.splitlines())) <= 80, shown
+    assert f"{finished.values()['kl.online[6]']:.4f}" in shown
+    assert ("* The chains do not agree" in shown) == (
+        max(finished.values()[f"r_hat[{n}]"] for n in (3, 6)) >= tables.MOST_R_HAT
+    )
+
+
+def test_an_exported_student_has_the_divergence_it_says(finished):
+    """By SciPy, from the points of the first data set and the bag's checkpoint."""
+    x = quadrature.grid(501)
+    bags = np.asarray(study_runs.checkpointed_student(finished.path, "bag-3")["kept"], float)
+    p = np.mean(
+        [
+            np.mean(stats.norm.pdf(x[:, None], means, np.sqrt(posterior.VARIANCES)), axis=1)
+            for means in bags[0]
+        ],
+        axis=0,
+    )
+    for name in ("batch", "online"):
+        student = load_student(finished.path / "student" / f"{name}-3")
+        log_q = np.asarray(student(jnp.asarray(x[:, None], jnp.float32)), float)
+        kl = np.trapezoid(p * (np.log(np.maximum(p, 1e-300)) - log_q), x)
+        metadata = json.loads(
+            (finished.path / "student" / f"{name}-3" / "student.json").read_text()
+        )["metadata"]
+        assert metadata["kl"] == pytest.approx(kl, rel=1e-3)
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(finished, tmp_path):
+    """While a bag is filled, and in the middle of an online student."""
+    path = tmp_path / "run"
+    for phase in ("bag-3", "online-3-thinned-2"):
+        process = study_runs.start(path, TINY | {"checkpoint_seconds": 0}, module=MODULE)
+        stopped = study_runs.interrupt(
+            process, lambda phase=phase: study_runs.checkpoints(path, phase), signal.SIGKILL
+        )
+        assert stopped.returncode == -signal.SIGKILL
+        assert not (path / "summary.json").exists()
+    with study_runs.unverified_exports():
+        resumed = study_runs.succeed_here(path, TINY, module=MODULE)
+    assert "done before" in resumed.stdout
+    study_runs.assert_same_bits(resumed, finished)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"num_samples": 500}, "--num_samples must be a multiple of 100 x --num_chains = 200"),
+        ({"num_points": "0"}, "--num_points"),
+        ({"step_size": "cosine"}, "--step_size must be linear | power; got 'cosine'."),
+        ({"power": 0.5}, "--power must be a number and > 0.5 and <= 1"),
+        ({"num_chains": 1}, "--num_chains must be an integer and >= 2"),
+    ],
+)
+def test_mistakes_are_one_line(changed, expected, tmp_path):
+    line = study_runs.refusal(tmp_path / "run", TINY | changed, module=MODULE)
+    assert expected in line and not (tmp_path / "run").exists()
+
+
+# The posterior.
+
+
+def exact_posterior(x):
+    """Weights, means and covariances of the mixture of 3^N Gaussians, in a loop."""
+    found = []
+    for labels in itertools.product(range(3), repeat=len(x)):
+        log_weight, means, variances = 0.0, [], []
+        for k in range(3):
+            own = [value for value, label in zip(x, labels, strict=True) if label == k]
+            s2 = posterior.VARIANCES[k]
+            precision = 1 / posterior.PRIOR_VARIANCE + len(own) / s2
+            variances.append(1 / precision)
+            means.append(sum(own) / s2 / precision)
+            # The points of a component are jointly Gaussian once its mean is integrated out.
+            if own:
+                covariance = s2 * np.eye(len(own)) + posterior.PRIOR_VARIANCE
+                log_weight += stats.multivariate_normal(cov=covariance).logpdf(own)
+        found.append((log_weight, means, variances))
+    log_weights, means, variances = map(np.array, zip(*found, strict=True))
+    return special.softmax(log_weights), means, variances
+
+
+@pytest.fixture(scope="module", params=[2, 3, 5])
+def exact(request):
+    """N points, the exact posterior of the means, and 4 chains."""
+    num = request.param
+    x = np.asarray(posterior.draw(jax.random.key(num), num), float)
+    sampler = posterior.sampler(jnp.asarray(x, jnp.float32), 500)
+    samples = samplers.sample(
+        jax.random.key(1),
+        sampler,
+        jnp.zeros((4, 3)),
+        num_samples=5000,
+        burn_in=500,
+        thin=4,
+        num_chains=4,
+    )
+    return x, exact_posterior(x), np.asarray(samples.position, float)
+
+
+def assert_mean(values, expected):
+    error = values.std() / np.sqrt(effective_sample_size(values))
+    assert abs(values.mean() - expected) < 4.5 * error, (values.mean(), expected, error)
+
+
+def test_moments_of_the_exact_posterior(exact):
+    _, (weights, means, variances), found = exact
+    for k in range(3):
+        assert split_gelman_rubin(found[..., k]) < 1.01
+        assert_mean(found[..., k], weights @ means[:, k])
+        assert_mean(found[..., k] ** 2, weights @ (variances[:, k] + means[:, k] ** 2))
+    assert_mean(found[..., 0] * found[..., 2], weights @ (means[:, 0] * means[:, 2]))
+
+
+def test_monte_carlo_density_is_the_exact_predictive(exact):
+    _, (weights, means, variances), found = exact
+    x = quadrature.grid(1001)
+    (p,) = quadrature.monte_carlo(found.reshape(1, -1, 3), x)
+    scales = np.sqrt(variances + posterior.VARIANCES[None])
+    densities = stats.norm.pdf(x[:, None, None], means[None], scales[None]).mean(-1)
+    kl = quadrature.kl_divergence(densities @ weights, np.log(np.maximum(p, 1e-300)), x)
+    assert 0 <= kl < 0.01
+
+
+def test_the_posterior_is_prior_times_likelihood():
+    x, means = np.array([0.3, -2.0, 5.0]), np.array([1.0, -0.5, 4.0])
+    likelihood = stats.norm.pdf(x[:, None], means, np.sqrt(posterior.VARIANCES)).mean(1)
+    with jax.enable_x64(True):
+        found = posterior.log_density(jnp.asarray(x), jnp.asarray(means))
+        joint = posterior.log_posterior(jnp.asarray(means), jnp.asarray(x))
+    np.testing.assert_allclose(found, np.log(likelihood), rtol=1e-12)
+    prior = stats.norm.logpdf(means, scale=10).sum() - 3 * stats.norm.logpdf(0, scale=10)
+    assert float(joint) == pytest.approx(np.log(likelihood).sum() + prior, rel=1e-12)
+
+
+def test_geweke():
+    """Means and points drawn in turn, each given the other, keep their joint law.
+
+    From the prior on, through thirty rounds of the sampler in use: slices and exchanges.
+    """
+    num_chains, num_points = 4000, 2
+
+    def round_(key, means):
+        point_key, init_key, step_key = jax.random.split(key, 3)
+        given = jnp.broadcast_to(means, (num_points, 3))
+        sampler = posterior.sampler(posterior.draw_given(point_key, given), 0)
+        return sampler.step(step_key, sampler.init(means, init_key))[0].position
+
+    @jax.jit
+    def run(key, means):
+        keys = jax.random.split(key, 30)
+        return jax.lax.fori_loop(0, 30, lambda i, means: round_(keys[i], means), means)
+
+    start = 10 * jax.random.normal(jax.random.key(0), (num_chains, 3))
+    keys = jax.random.split(jax.random.key(1), num_chains)
+    end = np.asarray(jax.lax.map(lambda inputs: run(*inputs), (keys, start), batch_size=500))
+    assert np.abs(np.corrcoef(end.T, np.asarray(start).T)[:3, 3:]).max() < 0.7
+    for k in range(3):
+        assert stats.kstest(end[:, k], stats.norm(scale=10).cdf).pvalue > 1e-3
+    correlations = np.corrcoef(end.T)[np.triu_indices(3, 1)] * math.sqrt(num_chains)
+    assert np.abs(correlations).max() < 4
+
+
+def test_exchanges_find_the_peak_that_slices_alone_do_not():
+    """With many points and the means in the wrong order: one exchange away from the right."""
+    x = posterior.draw(jax.random.key(0), 500)
+    wrong = jnp.asarray([2.0, 0.0, -3.0])
+    plain = samplers.slice_sampler(lambda means: posterior.log_posterior(means, x), width=1.0)
+    ends = []
+    for sampler in (plain, posterior.sampler(x, 0)):
+        samples = samplers.sample(jax.random.key(1), sampler, wrong, num_samples=300)
+        ends.append(np.asarray(samples.position[-1]))
+    assert ends[0][0] > 0 > ends[0][2]
+    np.testing.assert_allclose(ends[1], posterior.MEANS, atol=1.0)
+
+
+def test_draws_have_the_true_law():
+    x = np.asarray(posterior.draw(jax.random.key(0), 20_000))
+    cdf = lambda x: np.mean(
+        stats.norm.cdf(np.asarray(x)[:, None], posterior.MEANS, np.sqrt(posterior.VARIANCES)), 1
+    )
+    assert stats.kstest(x, cdf).pvalue > 1e-3
+
+
+def test_streams_of_one_key_share_points_and_nothing_else():
+    key = jax.random.key(3)
+    one, other = (
+        posterior.chain(4, batch_size=6, burn_in=5, salt=salt).init(key) for salt in (0, 1)
+    )
+    np.testing.assert_array_equal(one[0], other[0])
+    np.testing.assert_array_equal(one[0], posterior.draw(key, 4))
+    position = lambda state: np.asarray(state[1].sampler.position)
+    assert not np.array_equal(position(one), position(other))
+
+
+# Quadrature.
+
+
+def test_divergence_of_two_gaussians():
+    x = quadrature.grid(4001)
+    p, q = stats.norm(1.0, 2.0), stats.norm(-0.5, 3.0)
+    expected = np.log(3 / 2) + (4 + 1.5**2) / (2 * 9) - 0.5
+    found = quadrature.kl_divergence(p.pdf(x), q.logpdf(x), x)
+    assert float(found) == pytest.approx(expected, abs=1e-9)
+    assert float(quadrature.kl_divergence(p.pdf(x), p.logpdf(x), x)) == pytest.approx(0, abs=1e-12)
+
+
+def test_monte_carlo_is_a_mean_of_densities():
+    bags = np.random.default_rng(0).normal(scale=4, size=(2, 407, 3))
+    x = np.linspace(-5, 5, 11)
+    expected = [
+        np.mean(
+            [stats.norm.pdf(x[:, None], m, np.sqrt(posterior.VARIANCES)).mean(1) for m in bag], 0
+        )
+        for bag in bags
+    ]
+    np.testing.assert_allclose(quadrature.monte_carlo(bags, x), expected, rtol=1e-10)
+
+
+def test_bags_are_put_together_chain_by_chain(finished):
+    """Autocorrelation within a chain, none across the border between two."""
+    settings = resolve(Settings, "quick", {"num_samples": "400", "num_chains": "2"})
+    assert settings.num_samples == 400
+    r_hat, ess = study.diagnose(np.random.default_rng(0).normal(size=(2, 400, 3)), 2)
+    assert r_hat.shape == ess.shape == (2,) and r_hat.max() < 1.05 and ess.min() > 250
+
+
+def test_an_online_student_has_one_size_and_a_bag_grows():
+    """Bytes of the state that a compiled loop carries, by samples: flat, and linear."""
+    from kd import inference, training
+
+    mixture = GaussianMixture(3, 1, "spherical")
+    stream = posterior.chain(10, batch_size=10, burn_in=1)
+
+    def peak(update, start):
+        run = training.init_fit(jax.random.key(0), stream, update.init(start))
+        step = training.make_step(stream, update)
+        loop = lambda state: jax.lax.fori_loop(0, 50, lambda _, state: step(state)[0], state)
+        memory = jax.jit(loop, donate_argnums=0).lower(run).compile().memory_analysis()
+        return memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+    online = inference.expectation_maximization(mixture, step_size=0.1)
+    start = mixture.init(jax.random.key(0), jnp.zeros(1))
+    flat = peak(online, start)
+    bags = [peak(training.store("w"), jnp.zeros((num, 3))) for num in (1000, 10_000, 100_000)]
+    assert flat < 20_000 < bags[1] < bags[2]
+    # Twelve bytes a sample.
+    np.testing.assert_allclose(np.diff(bags), 12 * np.diff([1000, 10_000, 100_000]), rtol=0.05)
