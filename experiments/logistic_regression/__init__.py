@@ -1,0 +1,1 @@
+"""Bayesian logistic regression: a posterior's predictions into a bag of ten sigmoids."""

@@ -1,0 +1,111 @@
+"""What the students are compared with: Gaussian posteriors, and another sampler."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.logistic_regression.problems import Problem
+from experiments.run import Run
+from kd import inference
+
+WARMUP = 1000
+
+
+class Approximation(NamedTuple):
+    """A posterior of other means.
+
+    Attributes:
+      gaussian: over the weights, or None.
+      samples: `[S, ...]`, or None.
+      method: how a Gaussian predicts, see `kd.inference.predict_logistic`.
+    """
+
+    gaussian: inference.Gaussian | None
+    samples: np.ndarray | None
+    method: str = "quadrature"
+
+    def probs(self, problem: Problem, x: np.ndarray) -> np.ndarray:
+        """Of the classes at inputs `[M, D]`: `[M, C]`."""
+        if self.gaussian is None:
+            return mean_probs(problem, self.samples, x)
+        ones = inference.predict_logistic(self.gaussian, x, method=self.method)
+        return np.stack([1 - ones, ones], axis=-1)
+
+    def num_bytes(self) -> int:
+        """Of what a prediction needs."""
+        kept = (
+            (self.samples,)
+            if self.gaussian is None
+            else (
+                self.gaussian.mean,
+                self.gaussian.covariance,
+            )
+        )
+        return sum(array.nbytes for array in kept)
+
+
+def all_of(run: Run, problem: Problem) -> dict[str, Approximation]:
+    """By name; the Gaussian ones are for two classes."""
+    found = {}
+    if problem.is_binary:
+        x, y = problem.train_x.astype(np.float64), problem.train_y
+        prior = run.settings.prior_variance
+        exact = inference.logistic_ep(x, y, prior_covariance=prior, damping=0.1)
+        mackay = inference.logistic_ep(x, y, prior_covariance=prior, damping=0.1, moments="mackay")
+        mode = inference.logistic_laplace(x, y, prior_covariance=prior)
+        for name, result, method in (
+            ("ep", exact, "quadrature"),
+            ("ep_mackay", mackay, "mackay"),
+            ("laplace", mode, "quadrature"),
+        ):
+            if not result.is_converged:
+                raise ArithmeticError(f"{name} has not converged.")
+            gaussian = inference.Gaussian(result.mean, result.covariance)
+            found[name] = Approximation(gaussian, None, method)
+    found["hmc"] = Approximation(None, hamiltonian(run, problem))
+    return found
+
+
+def hamiltonian(run: Run, problem: Problem) -> np.ndarray:
+    """As many samples as the bag has, by numpyro's NUTS."""
+    import numpyro.infer
+
+    settings = run.settings
+    mcmc = numpyro.infer.MCMC(
+        numpyro.infer.NUTS(
+            potential_fn=lambda w: -problem.log_posterior(w, settings.prior_variance)
+        ),
+        num_warmup=WARMUP,
+        num_samples=settings.num_samples // settings.num_chains,
+        num_chains=settings.num_chains,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    start = jnp.zeros((settings.num_chains, *problem.weight_shape()))
+    mcmc.run(run.key("hmc"), init_params=start)
+    return np.asarray(mcmc.get_samples())
+
+
+def mean_probs(problem: Problem, samples: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Of a bag at inputs `[M, D]`: `[M, C]`, in blocks of inputs."""
+    log_probs = _bag_log_probs(problem.is_binary, problem.num_classes)
+    params = {"params": {"w": jnp.asarray(samples)}}
+    return np.exp(np.asarray(log_probs(params, jnp.asarray(x, jnp.float32)), np.float64))
+
+
+_COMPILED = {}
+
+
+def _bag_log_probs(is_binary: bool, num_classes: int):
+    """Compiled once for all inputs of one shape."""
+    key = is_binary, num_classes
+    if key not in _COMPILED:
+        shell = Problem(np.zeros((1, 1)), np.zeros(1, int), None, None, num_classes)
+        _COMPILED[key] = jax.jit(
+            lambda params, x: jax.lax.map(
+                lambda x: shell.bag_log_probs(params, x), x, batch_size=250
+            )
+        )
+    return _COMPILED[key]

@@ -1,0 +1,70 @@
+"""Settings of the study, with the quick and the thesis's value of each."""
+
+import dataclasses
+
+from experiments.flags import setting
+
+MOST = 10_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
+DATASETS = ("points", "breast_cancer", "wine")
+MODES, LOSSES = ("batch", "online"), ("ce", "dse")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides a result."""
+
+    dataset: str = setting(
+        "points",
+        "points",
+        "24 points in the plane, as in the thesis; or scikit-learn's, two classes and three",
+        choices=DATASETS,
+    )
+    input_variance: tuple[float, ...] = setting(
+        (10.0,),
+        (10.0, 100.0),
+        "of the inputs at which students learn: 10 in the thesis's code, 100 in its text; for "
+        "real data times its covariance",
+        above=0,
+        is_set=True,
+    )
+    mode: tuple[str, ...] = setting(
+        MODES, MODES, "from a stored bag of samples, or from the chain as it runs", choices=MODES
+    )
+    loss: tuple[str, ...] = setting(LOSSES, LOSSES, "what the student matches", choices=LOSSES)
+    prior_variance: float = setting(100.0, 100.0, "of each weight", above=0, at_most=1e6)
+    num_samples: int = setting(
+        10_000, 10_000, "of the posterior, in the bag", at_least=100, at_most=MOST
+    )
+    num_chains: int = setting(4, 4, "that the bag comes from", at_least=2, at_most=10_000)
+    burn_in: int = setting(
+        1000, 1000, "sweeps of slice sampling before the first sample", at_least=0, at_most=MOST
+    )
+    num_members: int = setting(10, 10, "sigmoids of the student", at_least=1, at_most=MOST)
+    num_iterations: int = setting(5000, 5000, "steps of the student", at_least=2, at_most=MOST)
+    batch_size: int = setting(10, 10, "inputs a step", at_least=1, at_most=MOST)
+    learning_rate: float = setting(
+        1.0, 1.0, "of gradient descent at the start; it falls linearly to 0", above=0
+    )
+    num_repeats: int = setting(
+        3,
+        10,
+        "students of each kind, with starts and chains of their own",
+        at_least=1,
+        at_most=10_000,
+    )
+    num_inputs: int = setting(
+        4000, 10_000, "at which predictions are compared", at_least=10, at_most=MOST
+    )
+    train_fraction: float = setting(
+        0.5, 0.5, "of real data; the rest is held out", above=0, at_most=0.95
+    )
+    seed: int = setting(0, 0, "decides everything random", at_least=0, at_most=2**32 - 1)
+
+    def conditions(self) -> list[tuple[str, str, float]]:
+        """All (mode, loss, input variance) to run, in the order in which they are reported."""
+        return [
+            (mode, loss, variance)
+            for variance in self.input_variance
+            for mode in self.mode
+            for loss in self.loss
+        ]

@@ -1,0 +1,225 @@
+"""The study's figures of merit: gaps to the Monte Carlo prediction, held-out scores, costs."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import report
+from experiments.logistic_regression.approximations import Approximation, mean_probs
+from experiments.logistic_regression.problems import Problem
+from experiments.logistic_regression.settings import Settings
+from experiments.report import Row
+from experiments.run import Run
+from kd.batching import over_replicas
+from kd.types import PyTree
+
+if TYPE_CHECKING:
+    from experiments.logistic_regression.study import Bag
+
+SQUARE, HELD_OUT = "square", "test"
+SIDE, GRID = 8.0, 81  # The plotted square, as in the thesis.
+TIMED_INPUTS, TIMED_ROUNDS = 1000, 5
+MOST_R_HAT = 1.01
+Predictions = dict[tuple[str, str], np.ndarray]
+
+
+def places(run: Run, problem: Problem) -> dict[str, np.ndarray]:
+    """Inputs at which predictions are compared, `[M, D]`, by name."""
+    from experiments.logistic_regression.study import inputs
+
+    found = {}
+    for variance in run.settings.input_variance:
+        stream = inputs(problem, run.settings.num_inputs, variance)
+        key = run.key(f"inputs[{variance:g}]")
+        found[f"inputs_{variance:g}"] = np.asarray(stream.next(key, stream.init(key))[1]["x"])
+    if problem.test_x is None:
+        found[SQUARE] = square()
+    else:
+        found[HELD_OUT] = problem.test_x
+    return found
+
+
+def square() -> np.ndarray:
+    """The points of the plotted square, row by row, `[G * G, 2]`."""
+    axis = np.linspace(-SIDE, SIDE, GRID)
+    return np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2).astype(np.float32)
+
+
+def name_of(condition: tuple[str, str, float]) -> str:
+    """Of a kind of student."""
+    mode, loss, variance = condition
+    return f"{mode},{loss},{variance:g}"
+
+
+def predict_all(
+    problem: Problem,
+    where: dict[str, np.ndarray],
+    bag: "Bag",
+    students: dict[tuple, PyTree],
+    others: dict[str, Approximation],
+) -> Predictions:
+    """Probabilities by predictor and place: `[1, M, C]`, of students `[R, M, C]`."""
+    found = {}
+    for place, x in where.items():
+        found["mcmc", place] = mean_probs(problem, bag.samples, x)[None]
+        for name, other in others.items():
+            found[name, place] = other.probs(problem, x)[None]
+        for condition, params in students.items():
+            found[name_of(condition), place] = student_probs(problem, params, x)
+    return found
+
+
+def student_probs(problem: Problem, params: PyTree, x: np.ndarray) -> np.ndarray:
+    """Of R students: `[R, M, C]`."""
+    samples = np.asarray(params["params"]["w"])
+    return np.stack([mean_probs(problem, one, x) for one in samples])
+
+
+def gap_function(
+    run: Run, problem: Problem, bag: "Bag", variance: float
+) -> Callable[[PyTree], np.ndarray]:
+    """From R students to their mean gaps `[R]` over inputs of one variance."""
+    x = places(run, problem)[f"inputs_{variance:g}"]
+    expected = jnp.asarray(mean_probs(problem, bag.samples, x), jnp.float32)
+    x = jnp.asarray(x)
+
+    @jax.jit
+    def gaps(params: PyTree) -> jax.Array:
+        def one(params: PyTree) -> jax.Array:
+            log_probs = jax.vmap(lambda x: problem.bag_log_probs(params, x))(x)
+            return jnp.mean(jnp.abs(jnp.exp(log_probs) - expected))
+
+        return over_replicas(one)(params)
+
+    return lambda params: np.asarray(gaps(params), np.float64)
+
+
+def rows(
+    settings: Settings,
+    problem: Problem,
+    bag: "Bag",
+    students: dict[tuple, PyTree],
+    others: dict[str, Approximation],
+    where: dict[str, np.ndarray],
+    predictions: Predictions,
+) -> list[Row]:
+    """All final figures of a run; errors are over students."""
+    made = [
+        Row("r_hat", bag.r_hat, None, settings.num_chains, ""),
+        Row("ess", bag.ess, None, settings.num_chains, "samples"),
+    ]
+    for (name, place), probs in predictions.items():
+        if name != "mcmc":
+            gaps = np.abs(probs - predictions["mcmc", place])
+            made.append(_mean(f"mean_gap.{place}[{name}]", gaps.mean(axis=(1, 2)), "probability"))
+            made.append(_mean(f"max_gap.{place}[{name}]", gaps.max(axis=(1, 2)), "probability"))
+        if place == HELD_OUT:
+            chosen = probs[:, np.arange(len(problem.test_y)), problem.test_y]
+            right = 100.0 * (probs.argmax(-1) == problem.test_y).mean(axis=1)
+            made.append(_mean(f"accuracy[{name}]", right, "%"))
+            nll = -np.log(np.maximum(chosen, 1e-12)).mean(axis=1)
+            made.append(_mean(f"log_prob[{name}]", -nll, "nats"))
+    return made + _costs(problem, bag, students, others)
+
+
+def _costs(
+    problem: Problem,
+    bag: "Bag",
+    students: dict[tuple, PyTree],
+    others: dict[str, Approximation],
+) -> list[Row]:
+    """Bytes and milliseconds of a thousand predictions, of one predictor of each kind."""
+    x = np.resize(problem.train_x, (TIMED_INPUTS, problem.train_x.shape[1]))
+    one = np.asarray(next(iter(students.values()))["params"]["w"][0])
+    found = {
+        "mcmc": (bag.samples.nbytes, lambda: mean_probs(problem, bag.samples, x)),
+        "student": (one.nbytes, lambda: mean_probs(problem, one, x)),
+    }
+    for name in ("ep", "laplace", "ep_mackay"):
+        if name in others:
+            other = others[name]
+            found[name] = (other.num_bytes(), lambda other=other: other.probs(problem, x))
+    made = []
+    for name, (num_bytes, predict) in found.items():
+        made.append(Row(f"cost.bytes[{name}]", float(num_bytes), None, 1, "bytes"))
+        made.append(Row(f"cost.latency[{name}]", _milliseconds(predict), None, 1, "ms"))
+    return made
+
+
+def _milliseconds(thunk: Callable[[], Any]) -> float:
+    thunk()
+    times = []
+    for _ in range(TIMED_ROUNDS):
+        start = time.perf_counter()
+        thunk()
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times))
+
+
+def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
+    """Prints the tables at the end of a run."""
+    by_name = report.RowsByName(summary, workdir)
+    is_real = settings.dataset != "points"
+    place = HELD_OUT if is_real else SQUARE
+    kinds = [name_of(condition) for condition in settings.conditions()]
+    kinds += [
+        name
+        for name in ("ep", "ep_mackay", "laplace", "hmc")
+        if f"mean_gap.{place}[{name}]" in by_name
+    ]
+    near = f"inputs_{settings.input_variance[0]:g}"
+    lines = []
+    for kind in kinds:
+        here = kind.rsplit(",", 1)[-1]
+        own = f"inputs_{here}" if kind.count(",") == 2 else near
+        lines.append(
+            [
+                kind,
+                report.pm(by_name[f"mean_gap.{own}[{kind}]"], 4),
+                report.pm(by_name[f"mean_gap.{place}[{kind}]"], 4),
+                report.pm(by_name[f"max_gap.{place}[{kind}]"], 3),
+            ]
+        )
+    title = f"gaps to the mean of {settings.num_samples:,} samples, in probability"
+    report.print_table(
+        title, ["", "mean, own inputs", f"mean, {place}", f"greatest, {place}"], lines
+    )
+    if is_real:
+        lines = [
+            [
+                kind,
+                report.pm(by_name[f"accuracy[{kind}]"], 2),
+                report.pm(by_name[f"log_prob[{kind}]"], 4),
+            ]
+            for kind in ("mcmc", *kinds)
+        ]
+        report.print_table("held out", ["", "accuracy %", "log p, nats"], lines)
+    lines = [
+        [
+            name,
+            f"{by_name[f'cost.bytes[{name}]']['value']:,.0f}",
+            f"{by_name[f'cost.latency[{name}]']['value']:.2f}",
+        ]
+        for name in ("mcmc", "student", "ep", "ep_mackay", "laplace")
+        if f"cost.bytes[{name}]" in by_name
+    ]
+    report.print_table("what it costs", ["", "bytes", "ms, 1,000 predictions"], lines)
+    r_hat = by_name["r_hat"]["value"]
+    if settings.num_repeats > 1:
+        print(f"± is one standard error over {settings.num_repeats} students.", end=" ")
+    print(f"R-hat {r_hat:.3f}, {by_name['ess']['value']:,.0f} effective samples.")
+    if not r_hat < MOST_R_HAT:
+        print("The chains do not agree: more samples, or a longer burn-in, are needed.")
+    print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
+    print(workdir / "student")
+
+
+def _mean(name: str, values: np.ndarray, unit: str) -> Row:
+    count = len(values)
+    error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else None
+    return Row(name, float(np.mean(values)), error, count, unit)

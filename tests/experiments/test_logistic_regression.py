@@ -1,0 +1,248 @@
+"""experiments.logistic_regression: runs on points and real data, resumed; problems, gaps."""
+
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+import study_runs
+from PIL import Image
+
+from experiments.flags import resolve
+from experiments.logistic_regression import problems, study, tables
+from experiments.logistic_regression.settings import Settings
+from kd.export import load_student
+
+MODULE = "experiments.logistic_regression"
+TINY = {
+    "num_samples": 400,
+    "num_chains": 2,
+    "burn_in": 50,
+    "num_members": 3,
+    "num_iterations": 30,
+    "num_repeats": 2,
+    "num_inputs": 200,
+}
+POINTS = TINY | {"input_variance": "10,100"}
+WINE = TINY | {"dataset": "wine", "input_variance": 1, "loss": "dse"}
+KINDS = [
+    f"{mode},{loss},{variance}"
+    for variance in (10, 100)
+    for mode in ("batch", "online")
+    for loss in ("ce", "dse")
+]
+OTHERS = ["ep", "ep_mackay", "laplace", "hmc"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("logistic_regression") / "run"
+    with study_runs.unverified_exports():
+        return study_runs.succeed_here(path, POINTS, module=MODULE)
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory):
+    path = tmp_path_factory.mktemp("logistic_regression") / "wine"
+    with study_runs.unverified_exports():
+        return study_runs.succeed_here(path, WINE, module=MODULE)
+
+
+# Runs.
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    assert finished.stderr == ""
+    assert {path.name for path in (finished.path / "figures").iterdir()} == {
+        *("training.png", "surfaces-10.png", "surfaces-100.png")
+    }
+    for path in (finished.path / "figures").iterdir():
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert min(pixels.shape) > 200 and np.std(pixels) > 5
+    assert {path.name for path in (finished.path / "student").iterdir()} == {
+        kind.replace(",", "-") + ".0" for kind in KINDS
+    }
+
+
+def test_rows_of_every_kind(finished):
+    values = finished.values()
+    for kind in KINDS + OTHERS:
+        for place in ("inputs_10", "inputs_100", "square"):
+            mean, most = values[f"mean_gap.{place}[{kind}]"], values[f"max_gap.{place}[{kind}]"]
+            assert 0 < mean < most < 1
+    # Another sampler's predictions are the nearest, and Laplace's far away.
+    assert values["mean_gap.square[hmc]"] < 0.05 < values["mean_gap.square[laplace]"]
+    assert values["cost.bytes[student]"] == 3 * 2 * 4
+    assert values["cost.bytes[mcmc]"] == 400 * 2 * 4 and values["cost.bytes[ep]"] == 6 * 8
+    assert values["r_hat"] < 1.3 and 10 < values["ess"] < 800
+    metrics = finished.metrics()
+    for kind in KINDS:
+        rows = metrics[f"student[{kind}]"]
+        variance = kind.rsplit(",", 1)[-1]
+        assert int(rows[-1]["step"]) == 30
+        found = values[f"mean_gap.inputs_{variance}[{kind}]"]
+        assert float(rows[-1]["gap"]) == pytest.approx(found, rel=1e-4)
+
+
+def test_the_tables_fit(finished, wine):
+    for run in (finished, wine):
+        shown = run.stdout[: run.stdout.index("Look at")]
+        assert max(map(len, shown.splitlines())) <= 80, shown
+    assert f"{finished.values()['mean_gap.square[batch,dse,100]']:.4f} ±" in finished.stdout
+    assert f"{wine.values()['accuracy[mcmc]']:.2f}" in wine.stdout
+
+
+def test_an_exported_student_has_the_gap_it_says(finished):
+    """By NumPy: means of sigmoids of the exported weights and of the bag's checkpoint."""
+    samples = study_runs.checkpointed_student(finished.path, "bag")["kept"]
+    x = tables.square().astype(float)
+    expected = oracles.sigmoid(x @ np.asarray(samples, float).T).mean(1)
+    gaps = []
+    student = load_student(finished.path / "student" / "batch-ce-10.0")
+    found = np.exp(np.asarray(student(jnp.asarray(x, jnp.float32)), float))
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+    weights = np.asarray(student.params["params/w"], float)
+    np.testing.assert_allclose(found[:, 1], oracles.sigmoid(x @ weights.T).mean(1), atol=1e-5)
+    gaps.append(np.abs(found[:, 1] - expected).mean())
+    # Of the two students the row has the mean.
+    rows = {row["name"]: row for row in finished.summary()["rows"]}
+    row = rows["mean_gap.square[batch,ce,10]"]
+    assert gaps[0] == pytest.approx(row["value"], abs=1.01 * row["stderr"] + 1e-6)
+
+
+def test_real_data_of_three_classes(wine):
+    values = wine.values()
+    for kind in ("mcmc", "batch,dse,1", "online,dse,1", "hmc"):
+        assert 50 < values[f"accuracy[{kind}]"] <= 100 and values[f"log_prob[{kind}]"] < 0
+    assert "mean_gap.test[ep]" not in values and "mean_gap.square[hmc]" not in values
+    assert values["cost.bytes[mcmc]"] == 400 * 3 * 14 * 4
+    config = json.loads((wine.path / "config.json").read_text())
+    assert config["settings"]["dataset"] == "wine"
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(wine, tmp_path):
+    """While the bag is filled, and in the middle of a student beside a chain."""
+    path = tmp_path / "run"
+    for phase in ("bag", "student-online-dse-1"):
+        process = study_runs.start(path, WINE | {"checkpoint_seconds": 0}, module=MODULE)
+        stopped = study_runs.interrupt(
+            process, lambda phase=phase: study_runs.checkpoints(path, phase), signal.SIGKILL
+        )
+        assert stopped.returncode == -signal.SIGKILL
+        assert not (path / "summary.json").exists()
+    with study_runs.unverified_exports():
+        resumed = study_runs.succeed_here(path, WINE, module=MODULE)
+    study_runs.assert_same_bits(resumed, wine)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"num_samples": 500}, "--num_samples must be a multiple of 100 x --num_chains = 200"),
+        ({"dataset": "iris"}, "--dataset must be points | breast_cancer | wine; got 'iris'."),
+        ({"loss": "mse"}, "--loss must be ce | dse; got 'mse'."),
+        ({"input_variance": 0}, "--input_variance"),
+    ],
+)
+def test_mistakes_are_one_line(changed, expected, tmp_path):
+    line = study_runs.refusal(tmp_path / "run", TINY | changed, module=MODULE)
+    assert expected in line and not (tmp_path / "run").exists()
+
+
+# Problems.
+
+
+def test_the_points_are_those_of_the_generator():
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(12, 2)) + centre for centre in ([-4, 0], [4, 0])]
+    np.testing.assert_allclose(problems.POINTS, np.concatenate(x).round(3), atol=1e-9)
+    drawn = rng.uniform(size=24) < oracles.sigmoid(problems.POINTS[:, 0])
+    np.testing.assert_array_equal(problems.LABELS, drawn)
+    # A line separates them, at the origin's two sides.
+    assert ((problems.POINTS[:, 0] > 0) == problems.LABELS).all()
+
+
+@pytest.mark.parametrize("name", ["points", "breast_cancer", "wine"])
+def test_log_posteriors_against_numpy(name):
+    settings = resolve(Settings, "quick", {"dataset": name})
+    problem = problems.load(settings)
+    w = np.random.default_rng(1).normal(size=problem.weight_shape())
+    logits = problem.train_x.astype(float) @ w.T
+    if problem.is_binary:
+        logits = np.stack([np.zeros(len(logits)), logits], axis=1)
+    log_probs = oracles.log_softmax(logits)
+    expected = log_probs[np.arange(len(logits)), problem.train_y].sum() - (w**2).sum() / 200
+    with jax.enable_x64(True):
+        found = problem.log_posterior(jnp.asarray(w), 100.0)
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+    assert problem.num_classes == len(np.unique(problem.train_y)) == {"wine": 3}.get(name, 2)
+
+
+def test_real_data_are_standardised_by_their_training_part():
+    problem = problems.load(resolve(Settings, "quick", {"dataset": "wine"}))
+    np.testing.assert_allclose(problem.train_x[:, :-1].mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(problem.train_x[:, :-1].std(0), 1, atol=1e-5)
+    assert (problem.train_x[:, -1] == 1).all() and (problem.test_x[:, -1] == 1).all()
+    assert len(problem.train_x) + len(problem.test_x) == 178
+    other = problems.load(resolve(Settings, "quick", {"dataset": "wine", "seed": "1"}))
+    assert not np.array_equal(problem.train_y, other.train_y)
+
+
+def test_inputs_have_the_law_they_should():
+    problem = problems.load(resolve(Settings, "quick", {}))
+    stream = study.inputs(problem, 20_000, 9.0)
+    _, batch = stream.next(jax.random.key(0), stream.init(jax.random.key(1)))
+    np.testing.assert_allclose(np.cov(np.asarray(batch["x"]).T), 9 * np.eye(2), atol=0.35)
+    wine = problems.load(resolve(Settings, "quick", {"dataset": "wine"}))
+    stream = study.inputs(wine, 20_000, 4.0)
+    _, batch = stream.next(jax.random.key(0), stream.init(jax.random.key(1)))
+    x = np.asarray(batch["x"], float)
+    assert (x[:, -1] == 1).all()
+    np.testing.assert_allclose(np.cov(x[:, :-1].T), 4 * np.cov(wine.train_x[:, :-1].T), atol=0.3)
+
+
+def test_objectives_by_value():
+    """Batch and online, both losses, in NumPy with central differences."""
+    problem = problems.load(resolve(Settings, "quick", {}))
+    rng = np.random.default_rng(3)
+    x, w = rng.normal(size=(4, 2)), rng.normal(size=(4, 2))
+    student, teacher = rng.normal(size=(3, 2)), rng.normal(size=(50, 2))
+
+    def log_probs(members):
+        def fn(x):
+            p = oracles.sigmoid(members @ x).mean()
+            return np.log([1 - p, p])
+
+        return fn
+
+    def expected(loss, teacher_fns):
+        total = 0.0
+        for one, teacher_fn in zip(x, teacher_fns, strict=True):
+            t, f = np.exp(teacher_fn(one)), log_probs(student)
+            if loss == "ce":
+                total += oracles.cross_entropy(f(one), t)
+            else:
+                gaps = oracles.central_jacobian(f, one) - oracles.central_jacobian(teacher_fn, one)
+                total += 0.5 * np.sum(t * np.sum(gaps**2, axis=1))
+        return total / len(x)
+
+    with jax.enable_x64(True):
+        params = {"params": {"w": jnp.asarray(student)}}
+        bag = {"params": {"w": jnp.asarray(teacher)}}
+        for loss in ("ce", "dse"):
+            online = study.objective_of(problem, "online", loss)
+            found = online(params, {"x": jnp.asarray(x), "w": jnp.asarray(w)})
+            singles = [log_probs(one[None]) for one in w]
+            assert float(found) == pytest.approx(expected(loss, singles), rel=1e-6)
+            batch = {
+                "x": jnp.asarray(x),
+                "teacher_log_probs": jnp.stack([problem.bag_log_probs(bag, one) for one in x]),
+                "teacher_jacobian": jnp.stack(
+                    [jax.jacrev(lambda x: problem.bag_log_probs(bag, x))(one) for one in x]
+                ),
+            }
+            found = study.objective_of(problem, "batch", loss)(params, batch)
+            assert float(found) == pytest.approx(expected(loss, 4 * [log_probs(teacher)]), rel=1e-6)
