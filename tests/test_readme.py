@@ -10,7 +10,7 @@ import pytest
 
 from experiments.rbm_to_nade.estimates import exact_log_z
 from experiments.rbm_to_nade.study import Teacher
-from kd import derivatives, inference, losses, models
+from kd import derivatives, inference, losses, models, samplers
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -93,8 +93,23 @@ def test_the_rbm_and_its_nade_agree_with_enumeration():
     assert found.low < exact_log_z(teacher) < found.high
 
 
+def test_ten_sigmoids_learn_a_posterior_from_its_chain():
+    """Against a long run of the same chain: nearer than the posterior's mean comes."""
+    names = {}
+    exec(compile(block("slice_sampler"), "README.md", "exec"), names)
+    samples = samplers.sample(
+        jax.random.key(9), names["sampler"], jnp.zeros(2), num_samples=4000, burn_in=1000
+    ).position
+    x = 3 * jax.random.normal(jax.random.key(10), (500, 2))
+    expected = np.mean(jax.nn.sigmoid(x @ samples.T), axis=1)
+    logits = jax.vmap(lambda x: names["student"].apply(names["params"], x))(x)
+    gap = np.abs(jax.nn.sigmoid(logits) - expected).mean()
+    mean_gap = np.abs(jax.nn.sigmoid(x @ samples.mean(0)) - expected).mean()
+    assert gap < 0.04 < mean_gap
+
+
 def test_every_name_in_the_table_of_methods_exists():
     table = (ROOT / "README.md").read_text().split("## What is where")[1]
-    for module, name in re.findall(r"`(losses|models|streams)\.(\w+)`", table):
+    for module, name in re.findall(r"`(losses|models|streams|samplers|inference)\.(\w+)`", table):
         assert hasattr(__import__(f"kd.{module}", fromlist=[name]), name)
     assert hasattr(models, "ensemble_log_probs")

@@ -37,7 +37,14 @@ class Settings:
     step_size: str = setting(
         "linear", "linear", "of online EM: from 1 linearly to 0, or a power", choices=STEP_SIZES
     )
-    power: float = setting(0.6, 0.6, "beta of the power t ** -beta", above=0.5, at_most=1)
+    power: float = setting(0.6, 0.6, "beta of the power (t0 + t) ** -beta", above=0.5, at_most=1)
+    step_offset: float = setting(
+        0.0,
+        0.0,
+        "t0 of the power (t0 + t) ** -beta; with 0 the first step is 1",
+        at_least=0,
+        at_most=1e6,
+    )
     num_components: int = setting(3, 3, "of the student", at_least=1, at_most=1000)
     num_repeats: int = setting(
         5, 10, "data sets, each with chains and students", at_least=1, at_most=10_000

@@ -197,7 +197,7 @@ def fit_online(
     step_size = (
         inference.linear_step_size(num_iterations)
         if settings.step_size == "linear"
-        else inference.power_step_size(0.0, settings.power)
+        else inference.power_step_size(settings.step_offset, settings.power)
     )
     update = inference.expectation_maximization(mixture, step_size=step_size)
     x = quadrature.grid(settings.grid_points)

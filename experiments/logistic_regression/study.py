@@ -17,7 +17,7 @@ from experiments.report import Row
 from experiments.run import Run, execute
 from kd import derivatives, losses, samplers, streams, training
 from kd.export import export_student
-from kd.types import Array, Batch, Key, PyTree, Stream
+from kd.types import Array, Batch, PyTree, Stream
 
 EXPERIMENT = "logistic_regression"
 COLUMNS = ("loss", "gap", "stored")
@@ -213,18 +213,7 @@ def _beside_a_chain(run: Run, problem: Problem, stream: Stream) -> Stream:
         burn_in=run.settings.burn_in,
         name="w",
     )
-
-    def init(key: Key) -> tuple[PyTree, PyTree]:
-        one, other = jax.random.split(key)
-        return stream.init(one), chain.init(other)
-
-    def next_(key: Key, state: tuple[PyTree, PyTree]) -> tuple[tuple[PyTree, PyTree], Batch]:
-        one, other = jax.random.split(key)
-        where, batch = stream.next(one, state[0])
-        moved, samples = chain.next(other, state[1])
-        return (where, moved), batch | {"w": samples["w"]}
-
-    return Stream(init, next_)
+    return streams.merge(stream, chain)
 
 
 def export(run: Run, problem: Problem, students: dict[tuple, PyTree]) -> None:

@@ -2,7 +2,7 @@
 
 from kd.streams.blocks import BlockState, blocks
 from kd.streams.chains import ChainsState, ChainState, bag, chain, parallel_chains
-from kd.streams.composition import map_batch, with_signs
+from kd.streams.composition import map_batch, merge, with_signs
 from kd.streams.generators import (
     gaussian_noise,
     munge,
@@ -26,6 +26,7 @@ __all__ = [
     "label",
     "label_dataset",
     "map_batch",
+    "merge",
     "munge",
     "nade_conditionals",
     "nearest_neighbours",

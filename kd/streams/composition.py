@@ -24,6 +24,45 @@ def map_batch(fn: Callable[[Batch], Batch], stream: Stream) -> Stream:
     return Stream(stream.init, next_)
 
 
+def merge(*parts: Stream) -> Stream:
+    """Streams side by side: every batch has the entries of one of each.
+
+    Args:
+      *parts: at least one stream; their batches have no key in common, and, for losses of one
+        example, one length.
+
+    Raises:
+      ValueError: if there is no stream; (when traced) if two batches share a key.
+
+    Example:
+      >>> from kd import streams
+      >>> pairs = merge(
+      ...     streams.gaussian_noise((2,), 5), streams.resample({"w": jnp.arange(9.0)}, 5))
+      >>> _, batch = pairs.next(jax.random.key(1), pairs.init(jax.random.key(0)))
+      >>> {name: value.shape for name, value in sorted(batch.items())}
+      {'w': (5,), 'x': (5, 2)}
+    """
+    checks.check_count("the number of streams", len(parts))
+
+    def init(key: Key) -> tuple[PyTree, ...]:
+        keys = jax.random.split(key, len(parts))
+        return tuple(part.init(key) for part, key in zip(parts, keys, strict=True))
+
+    def next_(key: Key, states: tuple[PyTree, ...]) -> tuple[tuple[PyTree, ...], Batch]:
+        moved, merged = [], {}
+        keys = jax.random.split(key, len(parts))
+        for part, key, state in zip(parts, keys, states, strict=True):
+            state, batch = part.next(key, state)
+            moved.append(state)
+            shared = sorted(merged.keys() & batch.keys())
+            if shared:
+                raise ValueError(f"two streams have {', '.join(map(repr, shared))} in a batch.")
+            merged |= batch
+        return tuple(moved), merged
+
+    return Stream(init, next_)
+
+
 def with_signs(stream: Stream, *, num_projections: int, num_classes: int) -> Stream:
     """Adds fresh random signs `"signs"`, `[B, P, C]`: the randomness of a projected loss.
 

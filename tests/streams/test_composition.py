@@ -1,4 +1,4 @@
-"""kd.streams.map_batch and with_signs."""
+"""kd.streams.map_batch, merge and with_signs."""
 
 import jax
 import jax.numpy as jnp
@@ -70,3 +70,32 @@ def test_raises():
         streams.with_signs(inner, num_projections=0, num_classes=3)
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         streams.with_signs(inner, num_projections=1, num_classes=0)
+
+
+def test_streams_side_by_side():
+    """The batches of each stream, under keys of its own, with keys that split as promised."""
+    parts = (
+        streams.gaussian_noise((2,), 3),
+        streams.resample({"w": jnp.arange(7.0)}, 3),
+        streams.resample({"v": jnp.arange(4)}, 3, replace=True),
+    )
+    merged = streams.merge(*parts)
+    state = merged.init(jax.random.key(0))
+    states = [
+        part.init(key)
+        for part, key in zip(parts, jax.random.split(jax.random.key(0), 3), strict=True)
+    ]
+    for index in range(3):
+        key = jax.random.key(10 + index)
+        state, batch = jax.jit(merged.next)(key, state)
+        keys = jax.random.split(key, 3)
+        for place, (part, own) in enumerate(zip(parts, keys, strict=True)):
+            states[place], alone = part.next(own, states[place])
+            for name, value in alone.items():
+                np.testing.assert_array_equal(batch[name], value)
+        assert set(batch) == {"x", "w", "v"}
+    with pytest.raises(ValueError, match="the number of streams must be at least 1, got 0"):
+        streams.merge()
+    twice = streams.merge(parts[0], parts[0])
+    with pytest.raises(ValueError, match="two streams have 'x' in a batch"):
+        twice.next(jax.random.key(0), twice.init(jax.random.key(1)))
