@@ -55,12 +55,11 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     is_apart = any(line[-1].endswith("*") for line in lines)
     if settings.batch_sizes:
         lines = [
-            [ROUTE_NAMES[route]]
-            + [report.pm(by_name[f"kl.sweep[{route},{size}]"], 3) for size in settings.batch_sizes]
-            for route in ROUTES
+            [f"{size:,}"] + [report.pm(by_name[f"kl.sweep[{route},{size}]"], 3) for route in ROUTES]
+            for size in settings.batch_sizes
         ]
-        title = f"online EM of {settings.sweep_points} points, KL by draws a step"
-        header = ["", *(f"{size:,}" for size in settings.batch_sizes)]
+        title = f"online EM of {settings.sweep_points:,} points: KL by draws a step, and from where"
+        header = ["draws", *(ROUTE_NAMES[route] for route in ROUTES)]
         report.print_table(title, header, lines)
     if settings.num_repeats > 1:
         print(f"± is one standard error over {settings.num_repeats} data sets; R-hat the largest.")
