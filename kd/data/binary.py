@@ -42,6 +42,9 @@ def load_binary(
       pixel_order: "rows" or "columns", in which the images of a named data set are gone
         through; an `.npz` has its own order.
 
+    Returns:
+      Training and test images, `[N, I]` zeros and ones, uint8.
+
     Raises:
       ValueError: if `pixel_order` is another word.
       DataError: if the data are missing, or their content bad.

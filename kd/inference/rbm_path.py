@@ -35,6 +35,9 @@ def rbm_path(
       base_rate_logits: `[I]`, :math:`a_0`, as of `data_logits`.
       uniform_fn: `(key, shape) -> [*shape]`, uniform on [0, 1); `kd.random.uniform` is faster.
 
+    Returns:
+      The path, whose `log_z_base` is that of the independent variables and J free hidden ones.
+
     Raises:
       TypeError: if an array is not floating.
       ValueError: if a shape does not fit, or an array is not finite.

@@ -78,7 +78,17 @@ class RBM(nn.Module):
 
     @nn.nowrap
     def free_energy(self, params: PyTree, x: Array) -> Array:
-        """Minus `log_potential`, in nats."""
+        """Minus `log_potential`, in nats.
+
+        Args:
+          params, x: as for `log_potential`. Gradients flow through.
+
+        Returns:
+          `[...]`.
+
+        Raises:
+          ValueError: as `log_potential`.
+        """
         return -self.log_potential(params, x)
 
     @nn.nowrap
