@@ -17,7 +17,7 @@ from kd.types import Array, PyTree
 
 NUM_VISIBLE, NUM_HIDDEN = 784, 500
 NUM_CHAINS, NUM_ANNEALED = 2000, 100
-GIBBS_STEPS, ANNEALING_STEPS, RBM_STEPS = 4, 100, 20
+GIBBS_STEPS, ANNEALING_STEPS, RBM_STEPS = 4, 100, 100
 RBM_BATCH = 100
 
 
@@ -169,35 +169,49 @@ def annealing() -> list[Ratio]:
 
 
 def rbm_training() -> list[Ratio]:
-    """Scikit-learn's epoch of PCD-1 over ours, the same updates."""
+    """Scikit-learn's epochs of PCD-1 over ours, the same updates."""
     rbm, params = _rbm()
     data = _inputs(RBM_BATCH * RBM_STEPS)
     batches = data.reshape(RBM_STEPS, RBM_BATCH, NUM_VISIBLE)
-    update = training.contrastive_divergence(
-        rbm.log_potential,
-        lambda params: block_gibbs(rbm, params, uniform_fn=kd.random.uniform),
-        optax.sgd(0.1),
-        jax.random.key(2),
-        chains=jnp.zeros((RBM_BATCH, NUM_VISIBLE)),
-    )
-    state = update.init(params)
-    ours = jax.jit(
-        lambda state: jax.lax.scan(lambda s, x: update.apply(s, {"x": x}), state, batches)[0].params
-    )
     images = np.array(data)
     theirs = BernoulliRBM(
         NUM_HIDDEN, learning_rate=0.1, batch_size=RBM_BATCH, n_iter=1, random_state=0
     )
-    return [
-        ratio(
-            "scikit-learn's BernoulliRBM / contrastive_divergence",
-            lambda: theirs.fit(images).components_,
-            lambda: ours(state),
-            bar=2.5,
-            at_least=True,
-            units=(RBM_STEPS, RBM_STEPS),
+    hidden = jnp.zeros((RBM_BATCH, NUM_HIDDEN))
+    updates = {
+        "persistent_contrastive_divergence": training.persistent_contrastive_divergence(
+            rbm, optax.sgd(0.1), jax.random.key(2), hidden=hidden, uniform_fn=kd.random.uniform
+        ),
+        "contrastive_divergence": training.contrastive_divergence(
+            rbm.log_potential,
+            lambda params: block_gibbs(rbm, params, uniform_fn=kd.random.uniform),
+            optax.sgd(0.1),
+            jax.random.key(2),
+            chains=jnp.zeros((RBM_BATCH, NUM_VISIBLE)),
+        ),
+    }
+    found = []
+    for (name, update), bar in zip(updates.items(), (2.5, float("inf")), strict=True):
+        state = update.init(params)
+        ours = jax.jit(
+            lambda state, update=update: (
+                jax.lax.scan(lambda s, x: (update.apply(s, {"x": x})[0], None), state, batches)[
+                    0
+                ].params
+            )
         )
-    ]
+        found.append(
+            ratio(
+                f"scikit-learn's BernoulliRBM / {name}",
+                lambda: theirs.fit(images).components_,
+                lambda ours=ours, state=state: ours(state),
+                bar=bar,
+                at_least=True,
+                units=(RBM_STEPS, RBM_STEPS),
+                pause=0.1,
+            )
+        )
+    return found
 
 
 def _repeated(step: Callable[[jax.Array, PyTree], PyTree], num_steps: int) -> Callable:

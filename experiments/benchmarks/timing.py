@@ -44,6 +44,7 @@ def ratio(
     scale: float = 1.0,
     units: tuple[float, float] = (1.0, 1.0),
     rounds: int = 15,
+    pause: float = 0.0,
 ) -> Ratio:
     """Times two thunks in turn, A B B A, and takes the median of the rounds' ratios.
 
@@ -55,11 +56,13 @@ def ratio(
       scale: multiplies every ratio, for instance to go from calls to steps.
       units: what each time is divided by in `detail` (units of work a call).
       rounds: after one uncounted.
+      pause: seconds before each, in which another library's idle threads go to sleep: until
+        then they keep a core busy, waiting for more work.
     """
     times = []
     for index in range(rounds + 1):
         pair = (first, second) if index % 2 else (second, first)
-        measured = [_seconds(thunk) for thunk in pair]
+        measured = [_seconds(thunk, pause) for thunk in pair]
         times.append(measured if index % 2 else measured[::-1])
     table = np.array(times[1:])
     ratios = scale * table[:, 0] / table[:, 1]
@@ -69,7 +72,8 @@ def ratio(
     return Ratio(name, middle, low, high, bar, at_least, detail)
 
 
-def _seconds(thunk: Callable[[], object]) -> float:
+def _seconds(thunk: Callable[[], object], pause: float) -> float:
+    time.sleep(pause)
     start = time.perf_counter()
     jax.block_until_ready(thunk())
     return time.perf_counter() - start

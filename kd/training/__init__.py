@@ -1,6 +1,10 @@
 """The verb: `fit` an `Update` to a `Stream`, checkpointed and resumable to the bit."""
 
-from kd.training.contrastive import ContrastiveState, contrastive_divergence
+from kd.training.contrastive import (
+    ContrastiveState,
+    contrastive_divergence,
+    persistent_contrastive_divergence,
+)
 from kd.training.fit import (
     FitState,
     NonFiniteLossError,
@@ -26,6 +30,7 @@ __all__ = [
     "init_fit",
     "log_spaced",
     "make_step",
+    "persistent_contrastive_divergence",
     "replicate",
     "row_steps",
     "store",

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import oracles
 import pytest
-from scipy import special
+from scipy import special, stats
 
 from kd import streams, training
 from kd.models import RBM
@@ -129,3 +129,115 @@ def test_raises():
     )
     with pytest.raises(ValueError, match=r"log_potential_fn\(params, x\) must have rank 1"):
         summed.apply(summed.init(random_params()), {"x": jnp.array(VISIBLE)})
+
+
+# Persistent, by hand.
+
+HIDDEN = np.array(list(itertools.product([0.0, 1.0], repeat=H)), np.float32)
+
+
+def persistent(optimizer, hidden, num_steps=1, **options):
+    return training.persistent_contrastive_divergence(
+        RBM_43,
+        optimizer,
+        jax.random.key(0),
+        hidden=jnp.asarray(hidden),
+        num_steps=num_steps,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_a_persistent_step_by_hand(num_steps):
+    """With numbers that are known: all of them one half, so that the likelier value is drawn."""
+    params, data, hidden = random_params(3), VISIBLE[[1, 5, 5, 12]], HIDDEN[[2, 7, 5]]
+    update = persistent(
+        optax.sgd(0.5), hidden, num_steps, uniform_fn=lambda key, shape: jnp.full(shape, 0.5)
+    )
+    state, metrics = update.apply(update.init(params), {"x": jnp.asarray(data)})
+    w, a, b = (np.array(params["params"][name], float) for name in "wab")
+    h = hidden.astype(float)
+    for _ in range(num_steps):
+        x = (h @ w.T + a > 0).astype(float)
+        h = (x @ w + b > 0).astype(float)
+    ours, theirs = statistics(params, data), statistics(params, x)
+    for name in "wab":
+        expected = np.array(params["params"][name], float) + 0.5 * (ours[name] - theirs[name])
+        np.testing.assert_allclose(state.params["params"][name], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(state.chains, h)
+    potential = lambda x: np.mean(x @ a + np.sum(np.logaddexp(0, x @ w + b), axis=1))
+    assert float(metrics["loss"]) == pytest.approx(potential(x) - potential(data), rel=1e-4)
+
+
+def test_its_slope_is_that_of_autodiff():
+    """At the samples that it drew, found again as those of a zero step of `sgd`."""
+    params, data = random_params(1), jnp.asarray(VISIBLE[[0, 3, 9, 9, 15]])
+    half = lambda key, shape: jnp.full(shape, 0.5)
+    update = persistent(optax.sgd(1.0), HIDDEN[[1, 6]], uniform_fn=half)
+    state, _ = update.apply(update.init(params), {"x": data})
+    logits = RBM_43.visible_logits(params, jnp.asarray(HIDDEN[[1, 6]]))
+    samples = (logits > 0).astype(jnp.float32)
+
+    def loss(params):
+        return jnp.mean(RBM_43.log_potential(params, samples)) - jnp.mean(
+            RBM_43.log_potential(params, data)
+        )
+
+    moved = jax.tree.map(lambda p, g: p - g, params, jax.grad(loss)(params))
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5),
+        state.params,
+        moved,
+    )
+
+
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_its_chains_keep_the_models_law(num_steps):
+    """Many chains of a model that does not move: hidden states by enumeration."""
+    params = random_params(2)
+    update = persistent(optax.sgd(0.0), np.zeros((20_000, H), np.float32), num_steps)
+    state = update.init(params)
+    step = jax.jit(lambda state: update.apply(state, {"x": jnp.asarray(VISIBLE[:3])})[0])
+    for _ in range(20):
+        state = step(state)
+    w, a, b = (np.array(params["params"][name], float) for name in "wab")
+    log_p = HIDDEN @ b + np.sum(np.logaddexp(0, HIDDEN @ w.T + a), axis=1)
+    counts = np.bincount((np.asarray(state.chains) @ [4, 2, 1]).astype(int), minlength=8)
+    assert stats.chisquare(counts, 20_000 * special.softmax(log_p)).pvalue > 1e-3
+
+
+def test_persistent_training_finds_the_data():
+    """Two patterns: the learned model has most of its mass there."""
+    data = jnp.asarray(VISIBLE[[3, 12, 3, 12]])
+    update = persistent(optax.sgd(0.1), np.zeros((50, H), np.float32), 2)
+    start = update.init(RBM_43.init(jax.random.key(1), data[0]))
+    run = training.fit(jax.random.key(2), streams.resample({"x": data}, 4), update, start, 3000)
+    values = np.asarray(RBM_43.log_potential(run.student.params, VISIBLE), float)
+    assert special.softmax(values)[[3, 12]].sum() > 0.8
+
+
+def test_persistent_raises():
+    for hidden, message in (
+        (np.zeros(H), "hidden must have rank 2"),
+        (np.zeros((0, H)), "hidden must hold at least one example"),
+        (np.zeros((2, H + 1)), r"hidden must have shape \[..., 3\], got \(2, 4\)"),
+        (np.full((2, H), 0.5), "hidden must hold zeros and ones alone"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            persistent(optax.sgd(0.1), hidden)
+    with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
+        persistent(optax.sgd(0.1), HIDDEN, 0)
+    with pytest.raises(TypeError, match="key must be one typed key"):
+        training.persistent_contrastive_divergence(RBM_43, optax.sgd(0.1), 0, hidden=HIDDEN)
+    update = persistent(optax.sgd(0.1), HIDDEN)
+    state = update.init(random_params())
+    with pytest.raises(TypeError, match="state must be update.init"):
+        update.apply(random_params(), {"x": jnp.asarray(VISIBLE)})
+    for x, message in (
+        (jnp.zeros((0, V)), "must hold at least one example"),
+        (jnp.zeros(V), r"batch\['x'\] must have rank 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            update.apply(state, {"x": x})
+    grey = jax.jit(update.apply)(state, {"x": jnp.full((2, V), 0.5)})[1]["loss"]
+    assert np.isnan(grey)
