@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.bags import BAG_STEPS, by_chain, check_bag
 from experiments.density_estimation import figures, posterior, quadrature, tables
 from experiments.density_estimation.settings import ROUTES, Settings
-from experiments.flags import Options, UserError
+from experiments.flags import Options
 from experiments.report import Row
 from experiments.run import Run, execute
 from kd import inference, models, samplers, training
@@ -19,7 +20,6 @@ from kd.types import Array, Key, PyTree
 EXPERIMENT = "density_estimation"
 COLUMNS = ("loss", "kl", "stored", "num_empty", "num_floored")
 NUM_POINTS = 12  # Of a curve.
-BAG_STEPS = 100  # Batches in which a bag is filled, between which a run may stop.
 
 
 class Result(NamedTuple):
@@ -64,12 +64,7 @@ def run(preset: str, settings: Settings, options: Options) -> None:
 
 def load(settings: Settings) -> None:
     """Refuses what cannot be done."""
-    share = settings.num_chains * BAG_STEPS
-    if settings.num_samples % share:
-        raise UserError(
-            f"--num_samples must be a multiple of {BAG_STEPS} x --num_chains = {share}; got "
-            f"{settings.num_samples}."
-        )
+    check_bag(settings.num_samples, settings.num_chains)
 
 
 def estimate(run: Run, _: None) -> list[Row]:
@@ -127,10 +122,7 @@ def fill_bags(run: Run, num_points: int) -> tuple[np.ndarray, np.ndarray]:
         num_points=1,
         num_replicas=settings.num_repeats,
     ).kept
-    # Batches of all chains, each some steps long, into chains.
-    share = settings.num_samples // BAG_STEPS // settings.num_chains
-    shape = (settings.num_repeats, BAG_STEPS, settings.num_chains, share, posterior.NUM_MEANS)
-    bags = np.asarray(kept).reshape(shape).swapaxes(1, 2).reshape(kept.shape)
+    bags = np.stack([by_chain(bag, settings.num_chains) for bag in kept]).reshape(kept.shape)
     return data_sets(run, num_points), bags
 
 

@@ -1,5 +1,7 @@
 """What the students are compared with: Gaussian posteriors, and another sampler."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,8 +11,10 @@ import numpy as np
 from experiments.logistic_regression.problems import Problem
 from experiments.run import Run
 from kd import inference
+from kd.types import PyTree
 
 WARMUP = 1000
+PREDICT_BLOCK = 250
 
 
 class Approximation(NamedTuple):
@@ -90,22 +94,17 @@ def hamiltonian(run: Run, problem: Problem) -> np.ndarray:
 
 def mean_probs(problem: Problem, samples: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Of a bag at inputs `[M, D]`: `[M, C]`, in blocks of inputs."""
-    log_probs = _bag_log_probs(problem.is_binary, problem.num_classes)
     params = {"params": {"w": jnp.asarray(samples)}}
-    return np.exp(np.asarray(log_probs(params, jnp.asarray(x, jnp.float32)), np.float64))
+    log_probs = _compiled(problem.num_classes)(params, jnp.asarray(x, jnp.float32))
+    return np.exp(np.asarray(log_probs, np.float64))
 
 
-_COMPILED = {}
-
-
-def _bag_log_probs(is_binary: bool, num_classes: int):
-    """Compiled once for all inputs of one shape."""
-    key = is_binary, num_classes
-    if key not in _COMPILED:
-        shell = Problem(np.zeros((1, 1)), np.zeros(1, int), None, None, num_classes)
-        _COMPILED[key] = jax.jit(
-            lambda params, x: jax.lax.map(
-                lambda x: shell.bag_log_probs(params, x), x, batch_size=250
-            )
+@functools.cache
+def _compiled(num_classes: int) -> Callable[[PyTree, jax.Array], jax.Array]:
+    """A bag's log-probabilities at many inputs, compiled once for all bags of a shape."""
+    shell = Problem(np.zeros((1, 1)), np.zeros(1, int), None, None, num_classes)
+    return jax.jit(
+        lambda params, x: jax.lax.map(
+            lambda x: shell.bag_log_probs(params, x), x, batch_size=PREDICT_BLOCK
         )
-    return _COMPILED[key]
+    )

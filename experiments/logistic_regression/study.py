@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.flags import Options, UserError
+from experiments.bags import BAG_STEPS, by_chain, check_bag
+from experiments.flags import Options
 from experiments.logistic_regression import approximations, figures, problems, tables
 from experiments.logistic_regression.problems import Problem
 from experiments.logistic_regression.settings import Settings
@@ -22,9 +23,7 @@ from kd.types import Array, Batch, PyTree, Stream
 EXPERIMENT = "logistic_regression"
 COLUMNS = ("loss", "gap", "stored")
 NUM_POINTS = 12  # Of a curve.
-BAG_STEPS = 100  # Batches in which a bag is filled, between which a run may stop.
 LABEL_BATCHES = 20  # Asked of the bag at once.
-PREDICT_BLOCK = 250
 
 
 class Bag(NamedTuple):
@@ -64,12 +63,7 @@ def run(preset: str, settings: Settings, options: Options) -> None:
 
 def load(settings: Settings) -> Problem:
     """The data; what cannot be done is refused."""
-    share = settings.num_chains * BAG_STEPS
-    if settings.num_samples % share:
-        raise UserError(
-            f"--num_samples must be a multiple of {BAG_STEPS} x --num_chains = {share}; got "
-            f"{settings.num_samples}."
-        )
+    check_bag(settings.num_samples, settings.num_chains)
     return problems.load(settings)
 
 
@@ -111,9 +105,7 @@ def fill_bag(run: Run, problem: Problem) -> Bag:
         evaluate_fn=lambda state: {},
         num_points=1,
     ).kept
-    # Batches of all chains, each some steps long, into chains.
-    per_chain = np.asarray(kept).reshape(BAG_STEPS, settings.num_chains, -1, *kept.shape[1:])
-    draws = per_chain.swapaxes(0, 1).reshape(settings.num_chains, -1, *kept.shape[1:])
+    draws = by_chain(kept, settings.num_chains)
     found = samplers.diagnose(draws).values()
     r_hat, ess = max(one.r_hat for one in found), min(one.ess for one in found)
     return Bag(draws.reshape(kept.shape), float(r_hat), float(ess))

@@ -14,9 +14,8 @@ from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from PIL import Image
 from scipy import special, stats
 
+from experiments.bags import by_chain
 from experiments.density_estimation import posterior, quadrature, study, tables
-from experiments.density_estimation.settings import Settings
-from experiments.flags import resolve
 from kd import samplers
 from kd.export import load_student
 from kd.models import GaussianMixture
@@ -307,10 +306,14 @@ def test_monte_carlo_is_a_mean_of_densities():
     np.testing.assert_allclose(quadrature.monte_carlo(bags, x), expected, rtol=1e-10)
 
 
-def test_bags_are_put_together_chain_by_chain(finished):
-    """Autocorrelation within a chain, none across the border between two."""
-    settings = resolve(Settings, "quick", {"num_samples": "400", "num_chains": "2"})
-    assert settings.num_samples == 400
+def test_bags_are_put_together_chain_by_chain():
+    """A hundred batches, in each two steps of each of three chains, numbered by both."""
+    kept = [
+        (chain, 2 * batch + step) for batch in range(100) for chain in range(3) for step in (0, 1)
+    ]
+    found = by_chain(np.array(kept), 3)
+    expected = [[(chain, step) for step in range(200)] for chain in range(3)]
+    np.testing.assert_array_equal(found, expected)
     r_hat, ess = study.diagnose(np.random.default_rng(0).normal(size=(2, 400, 3)), 2)
     assert r_hat.shape == ess.shape == (2,) and r_hat.max() < 1.05 and ess.min() > 250
 

@@ -181,7 +181,6 @@ def test_width_adapts_in_the_burn_in_alone():
 
 def test_no_loop_is_without_an_end():
     """A log-density that lies about the start, NaN all around, a width far too small."""
-    calls = iter(range(10**9))
 
     def broken(x):
         return jnp.where(x == 0.5, 0.0, jnp.nan)
@@ -199,7 +198,7 @@ def test_no_loop_is_without_an_end():
     # Where the position is too large for the width to move it.
     far = slice_sampler(lambda x: jnp.zeros(()), width=1e-3, max_expansions=5)
     state, _ = jax.jit(far.step)(jax.random.key(0), far.init(jnp.array(1e9)))
-    assert float(state.position) == pytest.approx(1e9) and next(calls) == 0
+    assert float(state.position) == pytest.approx(1e9)
 
 
 def test_chains_by_loop_and_by_vmap_agree():
