@@ -14,16 +14,17 @@ from sklearn.mixture import GaussianMixture as TheirMixture
 from threadpoolctl import threadpool_limits
 
 import kd.random
-from experiments.benchmarks.timing import Ratio, ratio
-from kd import models, samplers, streams
+from experiments.benchmarks.timing import Ratio, exact, ratio
+from kd import inference, models, samplers, streams, training
 from kd.hoisting import hoisted_jit
 from kd.inference.em import fit_mixture
 from kd.models import GaussianMixture
-from kd.types import Array, Key, PyTree, Sampler
+from kd.types import Array, Key, PyTree, Sampler, Stream, Update
 
 NUM_POINTS, NUM_DIMS, NUM_COMPONENTS, EM_ITERATIONS = 20_000, 32, 20, 10
 LANGEVIN_DATA, LANGEVIN_BATCH, LANGEVIN_STEPS = 2000, 100, 20
 SLICE_SAMPLES, SLICE_BURN_IN, SLICE_SHORT, NUM_CHAINS = 10_000, 1000, 100, 100
+FEW_SAMPLES, MANY_SAMPLES, DISTIL_BATCH = 1000, 100_000, 100
 
 
 def em_iteration() -> list[Ratio]:
@@ -182,6 +183,43 @@ def many_chains() -> list[Ratio]:
     return found
 
 
+def distillation_memory() -> list[Ratio]:
+    """Peak bytes of compiled loops by samples: distilling a chain as it goes, and storing it."""
+    sampler = samplers.slice_sampler(_logistic_posterior(), width=10.0)
+    stream = streams.chain(sampler, jnp.zeros(2), batch_size=DISTIL_BATCH, name="x")
+    mixture = GaussianMixture(3, 2, "full")
+    online = inference.expectation_maximization(mixture, step_size=0.1)
+    start = online.init(mixture.init(jax.random.key(0), jnp.zeros(2)))
+    stored = training.store("x")
+
+    def peaks(update: Update, state_fn: Callable[[int], PyTree]) -> list[int]:
+        return [
+            _peak_bytes(stream, update, state_fn(num), num // DISTIL_BATCH)
+            for num in (FEW_SAMPLES, MANY_SAMPLES)
+        ]
+
+    flat = peaks(online, lambda num: start)
+    linear = peaks(stored, lambda num: stored.init(jnp.zeros((num, 2))))
+    samples = f"{MANY_SAMPLES:,} / {FEW_SAMPLES:,} samples"
+    return [
+        exact(f"online EM, peak bytes: {samples}", flat[1], flat[0], bar=1.0),
+        exact(f"a stored bag, peak bytes: {samples}", linear[1], linear[0]),
+        exact(f"online EM / a bag of {MANY_SAMPLES:,}, peak bytes", flat[1], linear[1], bar=0.1),
+    ]
+
+
+def _peak_bytes(stream: Stream, update: Update, state: PyTree, num_steps: int) -> int:
+    """Of a loop of `fit`'s steps, compiled: what it returns, and what it needs to get there."""
+    step = training.make_step(stream, update)
+    run = training.init_fit(jax.random.key(0), stream, state)
+    loop = jax.jit(
+        lambda run: jax.lax.fori_loop(0, num_steps, lambda _, run: step(run)[0], run),
+        donate_argnums=0,
+    )
+    memory = loop.lower(run).compile().memory_analysis()
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+
 def _logistic_posterior() -> Callable[[Array], Array]:
     """Of 24 separable points in the plane and a broad prior, as in the thesis's section 3.3.4."""
     rng = np.random.default_rng(0)
@@ -210,4 +248,5 @@ BENCHMARKS = {
     "sgld": langevin_step,
     "slice": slice_sampling,
     "chains": many_chains,
+    "bytes": distillation_memory,
 }

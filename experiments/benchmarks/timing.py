@@ -1,4 +1,4 @@
-"""Interleaved timing: only ratios from one run count."""
+"""Interleaved timing: only ratios from one run count. Bytes are what they are."""
 
 import time
 from collections.abc import Callable
@@ -70,6 +70,12 @@ def ratio(
     detail = f"{1e6 * each[0]:,.0f} us against {1e6 * each[1]:,.0f} us"
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     return Ratio(name, middle, low, high, bar, at_least, detail)
+
+
+def exact(name: str, first: float, second: float, *, bar: float = float("inf")) -> Ratio:
+    """A ratio of bytes, which need no rounds."""
+    value = first / second
+    return Ratio(name, value, value, value, bar, False, f"{first:,} bytes against {second:,}")
 
 
 def _seconds(thunk: Callable[[], object], pause: float) -> float:

@@ -1,11 +1,14 @@
 """Expectation propagation against exact integrals, a grid, and its own fixed-point equations."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
+from kd import samplers
 from kd.inference import ep
 from kd.inference.ep import logistic_ep
 from kd.inference.logistic_integrals import TiltedMoments, mackay_moments
@@ -90,6 +93,31 @@ def test_posterior_of_noisy_data_by_grid(num_dims, num_nodes, num, errors):
     assert np.max(np.abs(result.mean - mean) / deviation) < errors[0]
     assert np.max(np.abs(off)) < errors[1]
     assert abs(result.log_evidence - log_evidence) < errors[2]
+
+
+def test_posterior_in_five_dimensions_against_long_chains():
+    """Where no grid reaches: within Monte Carlo error plus what EP itself is off by."""
+    x, y = noisy_data(300, 5, seed=3)
+
+    def log_density(w):
+        z = jnp.asarray(x, jnp.float32) @ w
+        return jnp.sum(y * z - jax.nn.softplus(z)) - jnp.sum(w**2) / 8
+
+    sampler = samplers.slice_sampler(log_density, width=0.5, order="random")
+    starts = jax.random.normal(jax.random.key(0), (4, 5))
+    draws = samplers.sample(
+        jax.random.key(1), sampler, starts, num_samples=2500, burn_in=200, num_chains=4
+    ).position
+    found = samplers.diagnose(draws)
+    assert max(one.r_hat for one in found.values()) < 1.01
+    num_effective = min(one.ess for one in found.values())
+    assert num_effective > 2000
+    draws = np.asarray(draws, np.float64).reshape(-1, 5)
+    deviation = draws.std(axis=0)
+    result = logistic_ep(x, y, prior_covariance=4.0)
+    off = (result.covariance - np.cov(draws.T)) / np.outer(deviation, deviation)
+    assert np.max(np.abs(result.mean - draws.mean(0)) / deviation) < 4 / np.sqrt(num_effective)
+    assert np.max(np.abs(off)) < 4 * np.sqrt(2 / num_effective) + 0.02
 
 
 # By another implementation, and to the digits in which it was written down (facts.md 1.2).
