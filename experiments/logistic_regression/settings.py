@@ -6,6 +6,7 @@ from experiments.flags import setting
 
 MOST = 10_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
 DATASETS = ("points", "breast_cancer", "wine")
+SAMPLERS = ("slice", "sgld", "sghmc")
 MODES, LOSSES = ("batch", "online"), ("ce", "dse")
 
 
@@ -32,12 +33,28 @@ class Settings:
     )
     loss: tuple[str, ...] = setting(LOSSES, LOSSES, "what the student matches", choices=LOSSES)
     prior_variance: float = setting(100.0, 100.0, "of each weight", above=0, at_most=1e6)
+    sampler: str = setting(
+        "slice",
+        "slice",
+        "of the posterior: slice sampling, or Langevin steps with or without momentum",
+        choices=SAMPLERS,
+    )
+    step_size: float = setting(0.1, 0.1, "of sgld and sghmc", above=0)
+    friction: float = setting(0.02, 0.02, "of sghmc; 1 is sgld", above=0, at_most=1)
+    minibatch: int = setting(
+        0, 0, "examples a step of sgld and sghmc; 0 is all of them", at_least=0, at_most=MOST
+    )
+    thin: int = setting(1, 1, "steps of a chain a sample", at_least=1, at_most=MOST)
     num_samples: int = setting(
         10_000, 10_000, "of the posterior, in the bag", at_least=100, at_most=MOST
     )
     num_chains: int = setting(4, 4, "that the bag comes from", at_least=2, at_most=10_000)
     burn_in: int = setting(
-        1000, 1000, "sweeps of slice sampling before the first sample", at_least=0, at_most=MOST
+        1000,
+        1000,
+        "steps (of slice sampling: sweeps) before the first sample",
+        at_least=0,
+        at_most=MOST,
     )
     num_members: int = setting(10, 10, "sigmoids of the student", at_least=1, at_most=MOST)
     num_iterations: int = setting(5000, 5000, "steps of the student", at_least=2, at_most=MOST)

@@ -11,7 +11,7 @@ import optax
 
 from experiments.bags import BAG_STEPS, by_chain, check_bag
 from experiments.flags import Options
-from experiments.logistic_regression import approximations, figures, problems, tables
+from experiments.logistic_regression import approximations, chains, figures, problems, tables
 from experiments.logistic_regression.problems import Problem
 from experiments.logistic_regression.settings import Settings
 from experiments.report import Row
@@ -21,7 +21,7 @@ from kd.export import export_student
 from kd.types import Array, Batch, PyTree, Stream
 
 EXPERIMENT = "logistic_regression"
-COLUMNS = ("loss", "gap", "stored")
+COLUMNS = ("loss", "gap", "stored", "log_posterior")
 NUM_POINTS = 12  # Of a curve.
 LABEL_BATCHES = 20  # Asked of the bag at once.
 
@@ -86,25 +86,20 @@ def fill_bag(run: Run, problem: Problem) -> Bag:
     """Samples of the posterior, kept as the chains run."""
     settings = run.settings
     share = settings.num_samples // BAG_STEPS
-    stream = streams.chain(
-        problem.sampler(settings),
-        jnp.zeros((settings.num_chains, *problem.weight_shape())),
-        batch_size=share,
-        burn_in=settings.burn_in,
-        num_chains=settings.num_chains,
-        name="w",
-    )
+    stream = chains.stream(problem, settings, share, settings.num_chains)
     update = training.store("w")
-    kept = run.fit(
-        "bag",
-        run.key("bag"),
-        stream,
-        update,
-        update.init(jnp.zeros((settings.num_samples, *problem.weight_shape()))),
-        BAG_STEPS,
-        evaluate_fn=lambda state: {},
-        num_points=1,
-    ).kept
+    start = update.init(jnp.zeros((settings.num_samples, *problem.weight_shape())))
+    with chains.divergence(settings):
+        kept = run.fit(
+            "bag",
+            run.key("bag"),
+            stream,
+            chains.observed(update, settings),
+            start,
+            BAG_STEPS,
+            evaluate_fn=lambda state: {},
+            num_points=1,
+        ).kept
     draws = by_chain(kept, settings.num_chains)
     found = samplers.diagnose(draws).values()
     r_hat, ess = max(one.r_hat for one in found), min(one.ess for one in found)
@@ -138,26 +133,30 @@ def train_students(
     """`num_repeats` bags of a few members, `[R, S', ...]`."""
     settings, phase = run.settings, f"student[{mode},{loss},{variance:g}]"
     student = problem.bag(settings.num_members)
+    stream = inputs(problem, settings.batch_size, variance)
     if mode == "batch":
-        stream = _labelled(problem, inputs(problem, settings.batch_size, variance), bag, loss)
+        stream = _labelled(problem, stream, bag, loss)
     else:
-        stream = _beside_a_chain(run, problem, inputs(problem, settings.batch_size, variance))
+        stream = streams.merge(stream, chains.stream(problem, settings, settings.batch_size))
     rate = optax.linear_schedule(settings.learning_rate, 0.0, settings.num_iterations)
     update = training.gradient(objective_of(problem, mode, loss), optax.sgd(rate))
+    if mode == "online":
+        update = chains.observed(update, settings)
     keys = jax.random.split(run.key(f"start[{phase}]"), settings.num_repeats)
     start = jax.vmap(lambda key: student.init(key, jnp.zeros(problem.train_x.shape[1])))(keys)
     gap_fn = tables.gap_function(run, problem, bag, variance)
-    return run.fit(
-        phase,
-        run.key(phase),
-        stream,
-        update,
-        jax.vmap(update.init)(start),
-        settings.num_iterations,
-        evaluate_fn=lambda state: {"gap": float(np.mean(gap_fn(state.params)))},
-        num_points=NUM_POINTS,
-        num_replicas=settings.num_repeats,
-    ).params
+    with chains.divergence(settings):
+        return run.fit(
+            phase,
+            run.key(phase),
+            stream,
+            update,
+            jax.vmap(update.init)(start),
+            settings.num_iterations,
+            evaluate_fn=lambda state: {"gap": float(np.mean(gap_fn(state.params)))},
+            num_points=NUM_POINTS,
+            num_replicas=settings.num_repeats,
+        ).params
 
 
 def objective_of(problem: Problem, mode: str, loss: str) -> Callable[[PyTree, Batch], Array]:
@@ -194,18 +193,6 @@ def _labelled(problem: Problem, stream: Stream, bag: Bag, loss: str) -> Stream:
         derivatives="jacobian" if loss == "dse" else None,
         num_batches=LABEL_BATCHES,
     )
-
-
-def _beside_a_chain(run: Run, problem: Problem, stream: Stream) -> Stream:
-    """Inputs, and for each of them the chain's next sample under `"w"`."""
-    chain = streams.chain(
-        problem.sampler(run.settings),
-        jnp.zeros(problem.weight_shape()),
-        batch_size=run.settings.batch_size,
-        burn_in=run.settings.burn_in,
-        name="w",
-    )
-    return streams.merge(stream, chain)
 
 
 def export(run: Run, problem: Problem, students: dict[tuple, PyTree]) -> None:

@@ -15,7 +15,7 @@ from kd.training.fit import (
     make_step,
     row_steps,
 )
-from kd.training.updates import GradientState, StoreState, gradient, replicate, store
+from kd.training.updates import GradientState, StoreState, gradient, observe, replicate, store
 
 __all__ = [
     "ContrastiveState",
@@ -30,6 +30,7 @@ __all__ = [
     "init_fit",
     "log_spaced",
     "make_step",
+    "observe",
     "persistent_contrastive_divergence",
     "replicate",
     "row_steps",

@@ -4,7 +4,7 @@ The step is a pure function of one pytree and holds no host state. Between chunk
 host does what a host is for: rows of metrics, evaluation, checkpoints.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -39,11 +39,13 @@ class NonFiniteLossError(ArithmeticError):
     Attributes:
       step: the first step, counted from 1, whose metrics were not finite; or the step
         after which the student was found not to be, its losses having been finite.
+      names: of the metrics that are not finite by the end of the row; or ("student",).
     """
 
-    def __init__(self, step: int, what: str = "loss"):
-        super().__init__(f"the {what} became NaN or infinite at step {step}.")
+    def __init__(self, step: int, names: Sequence[str]):
+        super().__init__(f"the {' and the '.join(names)} became NaN or infinite at step {step}.")
         self.step = step
+        self.names = tuple(names)
 
 
 class CheckpointerLike(Protocol):
@@ -264,10 +266,11 @@ def _run_chunk(chunk, run: FitState, step: int, stop: int) -> tuple[FitState, di
     run, sums, num_finite = chunk(run, jnp.array(stop - step, jnp.int32))
     finite_steps = int(np.min(num_finite))
     if finite_steps < stop - step:
-        raise NonFiniteLossError(step + finite_steps + 1)
+        broken = [name for name, total in sums.items() if not np.all(np.isfinite(total))]
+        raise NonFiniteLossError(step + finite_steps + 1, broken)
     # A loss is taken before its step, so a finite one does not vouch for the last step.
     if not _are_finite(getattr(run.student, "params", ())):
-        raise NonFiniteLossError(stop, "student")
+        raise NonFiniteLossError(stop, ["student"])
     return run, {name: np.asarray(total) / (stop - step) for name, total in sums.items()}
 
 

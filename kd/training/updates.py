@@ -85,6 +85,38 @@ def replicate(update: Update, *, method: str = "auto") -> Update:
     return Update(jax.vmap(update.init), apply)
 
 
+def observe(update: Update, figures_fn: Callable[[Batch], Metrics]) -> Update:
+    """The update, with figures of each batch among its metrics.
+
+    For what a stream says of itself: how a chain fares that a student learns beside. `fit` stops
+    at a metric that is not finite, so that a chain which diverges stops the run by its name.
+
+    Args:
+      update: any.
+      figures_fn: a batch to scalars by name, floating.
+
+    Returns:
+      An update of the same state; its `apply` raises ValueError if two metrics share a name.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> update = observe(store("x"), lambda batch: {"mean": jnp.mean(batch["x"])})
+      >>> _, metrics = update.apply(update.init(jnp.zeros(4)), {"x": jnp.array([1.0, 2.0])})
+      >>> float(metrics["mean"]), float(metrics["stored"])
+      (1.5, 2.0)
+    """
+
+    def apply(state: PyTree, batch: Batch) -> tuple[PyTree, Metrics]:
+        figures = figures_fn(batch)
+        state, metrics = update.apply(state, batch)
+        shared = sorted(metrics.keys() & figures.keys())
+        if shared:
+            raise ValueError(f"two metrics are named {', '.join(map(repr, shared))}.")
+        return state, metrics | figures
+
+    return Update(update.init, apply)
+
+
 class StoreState(NamedTuple):
     """What was kept of a stream.
 

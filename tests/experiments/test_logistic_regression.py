@@ -11,9 +11,10 @@ import pytest
 import study_runs
 from PIL import Image
 
-from experiments.flags import resolve
-from experiments.logistic_regression import problems, study, tables
+from experiments.flags import UserError, resolve
+from experiments.logistic_regression import chains, problems, study, tables
 from experiments.logistic_regression.settings import Settings
+from kd import inference, training
 from kd.export import load_student
 
 MODULE = "experiments.logistic_regression"
@@ -145,6 +146,8 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(wine, tmp_path):
         ({"dataset": "iris"}, "--dataset must be points | breast_cancer | wine; got 'iris'."),
         ({"loss": "mse"}, "--loss must be ce | dse; got 'mse'."),
         ({"input_variance": 0}, "--input_variance"),
+        ({"sampler": "nuts"}, "--sampler must be slice | sgld | sghmc; got 'nuts'."),
+        ({"step_size": 0}, "--step_size"),
     ],
 )
 def test_mistakes_are_one_line(changed, expected, tmp_path):
@@ -152,7 +155,71 @@ def test_mistakes_are_one_line(changed, expected, tmp_path):
     assert expected in line and not (tmp_path / "run").exists()
 
 
+def test_a_chain_that_diverges_is_one_line(tmp_path):
+    """The prior's curvature lets no step beyond 400 be stable."""
+    changed = TINY | {"sampler": "sgld", "step_size": 1e4, "loss": "ce"}
+    line = study_runs.refusal(tmp_path / "run", changed, module=MODULE)
+    assert "the chain diverged, by step 1 of" in line and "--step_size=10000 is too large" in line
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_only_the_chain_is_blamed_on_its_step_size():
+    settings = resolve(Settings, "quick", {"sampler": "sgld"})
+    for names, expected in (
+        (["log_posterior", "loss"], UserError),
+        (["loss"], training.NonFiniteLossError),
+    ):
+        with pytest.raises(expected, match="step 7"), chains.divergence(settings):
+            raise training.NonFiniteLossError(7, names)
+
+
+@pytest.mark.parametrize("changed", [{"sampler": "sghmc", "minibatch": 8}, {"sampler": "sgld"}])
+def test_langevin_chains(changed, tmp_path):
+    changed = TINY | changed | {"mode": "online", "loss": "ce", "step_size": 0.05, "thin": 2}
+    with study_runs.unverified_exports():
+        run = study_runs.succeed_here(tmp_path / "run", changed, module=MODULE)
+    rows = run.metrics()["student[online,ce,10]"]
+    assert all(-1e3 < float(row["log_posterior"]) < 0 for row in rows)
+
+
 # Problems.
+
+
+@pytest.mark.parametrize("sampler", ["sgld", "sghmc"])
+@pytest.mark.parametrize("minibatch", [0, 12])
+def test_langevin_chains_have_the_law_of_slice_sampling(sampler, minibatch):
+    """Of the points' posterior, made narrow by its prior."""
+    problem = problems.load(resolve(Settings, "quick", {}))
+    draws = {}
+    for name in ("slice", sampler):
+        given = {"sampler": name, "prior_variance": 0.5, "step_size": 0.02, "burn_in": 500}
+        given |= {"minibatch": minibatch, "thin": 1 if name == "slice" else 20, "friction": 0.2}
+        settings = resolve(Settings, "quick", {k: str(v) for k, v in given.items()})
+        stream = chains.stream(problem, settings, 8000, 4)
+        init_key, key = jax.random.split(jax.random.key(0))
+        draws[name] = np.asarray(stream.next(key, stream.init(init_key))[1]["w"], float)
+    scale = draws["slice"].std(0)
+    gaps = (draws[sampler].mean(0) - draws["slice"].mean(0)) / scale
+    assert np.max(np.abs(gaps)) < 0.15
+    np.testing.assert_allclose(draws[sampler].std(0), scale, rtol=0.12)
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "wine"])
+def test_coordinates_are_of_laplaces_approximation(name):
+    problem = problems.load(resolve(Settings, "quick", {"dataset": name}))
+    chart = problem.chart(4.0)
+    size = len(chart.factor)
+    with jax.enable_x64(True):
+        energy = lambda z: -problem.log_posterior(chart.weights(z), 4.0)
+        np.testing.assert_allclose(jax.grad(energy)(jnp.zeros(size)), 0, atol=1e-4)
+        np.testing.assert_allclose(jax.hessian(energy)(jnp.zeros(size)), np.eye(size), atol=1e-3)
+        if problem.is_binary:
+            found = inference.logistic_laplace(
+                problem.train_x.astype(float), problem.train_y, prior_covariance=4.0
+            )
+            np.testing.assert_allclose(chart.origin, found.mean, atol=1e-3)
+            covariance = chart.factor @ chart.factor.T
+            np.testing.assert_allclose(covariance, found.covariance, atol=1e-3)
 
 
 def test_the_points_are_those_of_the_generator():

@@ -501,6 +501,7 @@ def test_a_loss_that_is_not_finite_names_its_step(bad, step):
             on_row=lambda step, row: rows.append(step),
         )
     assert error.value.step == step and isinstance(error.value, ArithmeticError)
+    assert error.value.names == ("other",) and str(error.value).startswith("the other became")
     assert rows == [stop for stop in (5, 10) if stop < step]
 
 

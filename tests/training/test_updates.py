@@ -7,7 +7,7 @@ import optax
 import oracles
 import pytest
 
-from kd.training import gradient, replicate
+from kd.training import gradient, observe, replicate
 
 
 def objective(params, batch):
@@ -91,3 +91,16 @@ def test_replicate_refuses_another_method():
     params = jax.tree.map(lambda leaf: jnp.array(leaf)[None], make_params())
     with pytest.raises(ValueError, match="method must be one of auto, loop, vmap; got 'pmap'"):
         update.apply(update.init(params), make_batches(1)[0])
+
+
+def test_figures_of_a_batch_are_beside_the_loss():
+    plain = gradient(objective, optax.sgd(0.1))
+    update = observe(plain, lambda batch: {"largest": jnp.max(batch["y"])})
+    batch = make_batches(1)[0]
+    state, metrics = update.apply(update.init(make_params()), batch)
+    expected, loss = plain.apply(plain.init(make_params()), batch)
+    assert float(metrics["largest"]) == pytest.approx(batch["y"].max())
+    assert metrics.keys() == {"loss", "largest"} and metrics["loss"] == loss["loss"]
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    with pytest.raises(ValueError, match="two metrics are named 'loss'"):
+        observe(plain, lambda batch: {"loss": 0.0}).apply(state, batch)
