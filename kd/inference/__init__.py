@@ -29,6 +29,18 @@ from kd.inference.em import (
     power_step_size,
 )
 from kd.inference.ep import EPResult, logistic_ep
+from kd.inference.expectations import (
+    Estimator,
+    Expectation,
+    current_sample,
+    entropy,
+    marginal_variance,
+    mutual_information,
+    predictive,
+    running_mean,
+    running_quantiles,
+    smoothed_log_probs,
+)
 from kd.inference.geometric_path import geometric_path
 from kd.inference.laplace import LaplaceResult, logistic_laplace
 from kd.inference.log_weights import Proposal, proposal_log_weights, target_log_weights
@@ -49,6 +61,8 @@ __all__ = [
     "EMResult",
     "EMState",
     "EPResult",
+    "Estimator",
+    "Expectation",
     "Gaussian",
     "LaplaceResult",
     "LogZ",
@@ -56,7 +70,9 @@ __all__ = [
     "annealed_importance_sampling",
     "annealed_log_weights",
     "bridge_sampling",
+    "current_sample",
     "data_logits",
+    "entropy",
     "expectation_maximization",
     "fit_mixture",
     "geometric_path",
@@ -67,14 +83,20 @@ __all__ = [
     "linear_step_size",
     "logistic_ep",
     "logistic_laplace",
+    "marginal_variance",
     "max_lower_bound",
+    "mutual_information",
     "power_step_size",
     "predict_logistic",
+    "predictive",
     "proposal_log_weights",
     "rbm_path",
     "reverse_annealed_importance_sampling",
     "reverse_annealed_log_weights",
     "reverse_importance_sampling",
+    "running_mean",
+    "running_quantiles",
     "salakhutdinov_schedule",
+    "smoothed_log_probs",
     "target_log_weights",
 ]

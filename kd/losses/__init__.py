@@ -19,6 +19,7 @@ from kd.losses.derivatives import (
     projected_derivative_square_error,
     projected_square_error,
 )
+from kd.losses.dirichlet import dirichlet_negative_log_likelihood
 from kd.losses.values import (
     cross_entropy,
     kl_divergence,
@@ -33,6 +34,7 @@ __all__ = [
     "binary_derivative_square_error",
     "cross_entropy",
     "derivative_square_error",
+    "dirichlet_negative_log_likelihood",
     "expected_derivative_square_error",
     "hyvarinen_score_matching",
     "kl_divergence",

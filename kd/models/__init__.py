@@ -2,14 +2,18 @@
 
 from kd.models.bags import SigmoidBag, SoftmaxBag
 from kd.models.callables import from_predict_proba
+from kd.models.cnn import CNN
 from kd.models.ensemble import ensemble_log_probs, init_members
+from kd.models.heads import Heads, predictive_and_entropy
 from kd.models.mixture import GaussianMixture
 from kd.models.mlp import MLP
 from kd.models.nade import NADE
 from kd.models.rbm import RBM
 
 __all__ = [
+    "CNN",
     "GaussianMixture",
+    "Heads",
     "MLP",
     "NADE",
     "RBM",
@@ -18,4 +22,5 @@ __all__ = [
     "ensemble_log_probs",
     "from_predict_proba",
     "init_members",
+    "predictive_and_entropy",
 ]

@@ -3,6 +3,7 @@
 from kd.streams.blocks import BlockState, blocks
 from kd.streams.chains import ChainsState, ChainState, bag, chain, parallel_chains
 from kd.streams.composition import map_batch, merge, with_signs
+from kd.streams.expectations import ExpectationsState, posterior_expectations
 from kd.streams.generators import (
     gaussian_noise,
     munge,
@@ -17,6 +18,7 @@ __all__ = [
     "CacheTooLargeError",
     "ChainState",
     "ChainsState",
+    "ExpectationsState",
     "bag",
     "blocks",
     "bootstrap",
@@ -31,6 +33,7 @@ __all__ = [
     "nade_conditionals",
     "nearest_neighbours",
     "parallel_chains",
+    "posterior_expectations",
     "resample",
     "with_signs",
 ]

@@ -15,14 +15,27 @@ from kd.training.fit import (
     make_step,
     row_steps,
 )
-from kd.training.updates import GradientState, StoreState, gradient, observe, replicate, store
+from kd.training.monte_carlo import MonteCarloState, monte_carlo
+from kd.training.updates import (
+    CombinedState,
+    GradientState,
+    StoreState,
+    combine,
+    gradient,
+    observe,
+    replicate,
+    store,
+)
 
 __all__ = [
+    "CombinedState",
     "ContrastiveState",
     "FitState",
     "GradientState",
+    "MonteCarloState",
     "NonFiniteLossError",
     "StoreState",
+    "combine",
     "compile_chunk",
     "contrastive_divergence",
     "fit",
@@ -30,6 +43,7 @@ __all__ = [
     "init_fit",
     "log_spaced",
     "make_step",
+    "monte_carlo",
     "observe",
     "persistent_contrastive_divergence",
     "replicate",

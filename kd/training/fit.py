@@ -75,11 +75,12 @@ def init_fit(
         return FitState(jnp.zeros((), jnp.int32), step_key, stream.init(stream_key), student)
 
     if num_replicas is None:
-        return jax.jit(init)(key, student)
+        return hoisted_jit(init, key, student)(key, student)
     checks.check_count("num_replicas", num_replicas)
     if checks.check_same_length("state", student) != num_replicas:
         raise ValueError(f"state must have a leading axis of num_replicas = {num_replicas}.")
-    return jax.jit(jax.vmap(init))(jax.random.split(key, num_replicas), student)
+    keys = jax.random.split(key, num_replicas)
+    return hoisted_jit(jax.vmap(init), keys, student)(keys, student)
 
 
 def make_step(stream: Stream, update: Update) -> Callable[[FitState], tuple[FitState, Metrics]]:

@@ -85,6 +85,60 @@ def replicate(update: Update, *, method: str = "auto") -> Update:
     return Update(jax.vmap(update.init), apply)
 
 
+def combine(**updates: Update) -> Update:
+    """Several updates moved by the same batches, each with a state of its own.
+
+    Several students beside one chain, say: the chain is what is dear.
+
+    Args:
+      **updates: by name.
+
+    Returns:
+      An update of dictionaries by name: `init` takes one of what each update's takes, its state
+      holds theirs, and its metrics are theirs, as `"name.metric"`. Its `params` are those
+      of the states that have some, which `fit` watches.
+
+    Raises:
+      ValueError: if there is none.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> update = combine(few=store("x"), many=store("x"))
+      >>> state = update.init({"few": jnp.zeros(2), "many": jnp.zeros(4)})
+      >>> state, metrics = update.apply(state, {"x": jnp.ones(2)})
+      >>> sorted(metrics)
+      ['few.stored', 'many.stored']
+    """
+    checks.check_count("the number of updates", len(updates))
+
+    def init(starts: dict[str, PyTree]) -> CombinedState:
+        return CombinedState({name: update.init(starts[name]) for name, update in updates.items()})
+
+    def apply(state: CombinedState, batch: Batch) -> tuple[CombinedState, Metrics]:
+        states, metrics = {}, {}
+        for name, update in updates.items():
+            states[name], found = update.apply(state.states[name], batch)
+            metrics |= {f"{name}.{key}": value for key, value in found.items()}
+        return CombinedState(states), metrics
+
+    return Update(init, apply)
+
+
+class CombinedState(NamedTuple):
+    """States of several updates.
+
+    Attributes:
+      states: by name.
+    """
+
+    states: dict[str, PyTree]
+
+    @property
+    def params(self) -> dict[str, PyTree]:
+        """Parameters of the students among them."""
+        return {k: v.params for k, v in self.states.items() if hasattr(v, "params")}
+
+
 def observe(update: Update, figures_fn: Callable[[Batch], Metrics]) -> Update:
     """The update, with figures of each batch among its metrics.
 

@@ -1,0 +1,218 @@
+r"""Posterior expectations of what a network says, and their estimates from one sample at a time.
+
+An expectation is :math:`\mathbb{E}_{p(\theta \mid D)}[g(x, \theta)]` with g a function of the
+network's log-probabilities at one input. Estimators are given the values of g under the current
+samples, example by example, and keep what they need to.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from kd import checks
+from kd.types import Array, PyTree
+
+
+class Estimator(NamedTuple):
+    """How an expectation at one example is estimated from visit to visit.
+
+    Attributes:
+      init: the value of g, as a `jax.ShapeDtypeStruct`, to the memory of an example that was
+        never visited; () where nothing is remembered.
+      step: `(memory, values, count)` to `(memory, estimate)`: values `[R, ...]` of g under the R
+        samples of this visit, and the number of visits, this one counted, floating.
+      remembers: whether the estimate is of more than this visit.
+    """
+
+    init: Callable[[PyTree], PyTree]
+    step: Callable[[PyTree, Array, Array], tuple[PyTree, Array]]
+    remembers: bool
+
+
+class Expectation(NamedTuple):
+    """One posterior expectation.
+
+    Attributes:
+      fn: log-probabilities `[C]`, nats, to the value of g, an array of any shape.
+      estimator: of its mean.
+      read: the estimate to what a student is to learn; the identity of plain expectations.
+    """
+
+    fn: Callable[[Array], Array]
+    estimator: Estimator
+    read: Callable[[Array], Array] = lambda estimate: estimate
+
+
+def current_sample() -> Estimator:
+    r"""The value under the current samples alone: unbiased, without memory, noisy.
+
+    .. math:: U_s(\hat g, \theta_t, m) = g(x, \theta_t)
+
+    Example:
+      >>> estimator = current_sample()
+      >>> memory, estimate = estimator.step((), jnp.array([1.0, 3.0]), jnp.array(5))
+      >>> float(estimate)
+      2.0
+
+    Reference:
+      Vadera, Jalaian and Marlin (2020), "Generalized Bayesian posterior expectation distillation
+      for deep neural networks", (9).
+    """
+    return Estimator(
+        lambda value: (), lambda memory, values, count: (memory, jnp.mean(values, 0)), False
+    )
+
+
+def running_mean() -> Estimator:
+    r"""The mean over all visits of an example: a Monte Carlo average without stored samples.
+
+    .. math:: U_o(\hat g, \theta_t, m) = \frac{1}{m + 1} (m \hat g + g(x, \theta_t))
+
+    Its memory is that of one value of g an example.
+
+    Example:
+      >>> estimator = running_mean()
+      >>> memory, estimate = estimator.step(jnp.array(1.0), jnp.array([4.0]), jnp.array(3))
+      >>> float(estimate)  # (1 + 1 + 4) / 3.
+      2.0
+
+    Reference:
+      Vadera, Jalaian and Marlin (2020), (10).
+    """
+
+    def step(memory: Array, values: Array, count: Array) -> tuple[Array, Array]:
+        mean = memory + (jnp.mean(values, 0) - memory) / count
+        return mean, mean
+
+    return Estimator(lambda value: jnp.zeros(value.shape, value.dtype), step, True)
+
+
+def running_quantiles(
+    levels: Sequence[float], *, step_size: float = 0.1, power: float = 0.6
+) -> Estimator:
+    r"""Quantiles of g by stochastic approximation, elementwise: `[L, ...]` for g `[...]`.
+
+    .. math:: q_\ell \leftarrow q_\ell + a \, m^{-\kappa} (\ell - [g(x, \theta_t) \le q_\ell])
+
+    They start at the first value. For long chains: an estimate moves by at most the step size a
+    visit, and quantiles of neighbouring levels may cross until they have settled.
+
+    Args:
+      levels: L of them, each in (0, 1).
+      step_size: a, in units of g.
+      power: :math:`\kappa`, in (0.5, 1].
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Example:
+      >>> estimator = running_quantiles([0.25, 0.75])
+      >>> memory = estimator.init(jax.ShapeDtypeStruct((), jnp.float32))
+      >>> memory, estimate = estimator.step(memory, jnp.array([0.5]), jnp.array(1.0))
+      >>> estimate.shape
+      (2,)
+
+    Reference:
+      Robbins and Monro (1951), "A stochastic approximation method".
+    """
+    checks.check_count("the number of levels", len(levels))
+    for level in levels:
+        if not 0 < level < 1:
+            raise ValueError(f"levels must be in (0, 1), got {level}.")
+    checks.check_positive("step_size", step_size)
+    if not 0.5 < power <= 1:
+        raise ValueError(f"power must be in (0.5, 1], got {power}.")
+
+    def step(memory: Array, values: Array, count: Array) -> tuple[Array, Array]:
+        first = jnp.broadcast_to(jnp.mean(values, 0), memory.shape)
+        # [L, R, ...] against [L, 1, ...].
+        is_below = values[None] <= memory[:, None]
+        wanted = jnp.reshape(jnp.asarray(levels, memory.dtype), (-1,) + (1,) * (memory.ndim - 1))
+        moved = memory + step_size * count**-power * (wanted - jnp.mean(is_below, 1))
+        quantiles = jnp.where(count == 1, first, moved).astype(memory.dtype)
+        return quantiles, quantiles
+
+    return Estimator(lambda value: jnp.zeros((len(levels), *value.shape), value.dtype), step, True)
+
+
+def predictive(log_probs: Array) -> Array:
+    r"""Probabilities `[C]`: their expectation is the posterior predictive distribution.
+
+    Reference:
+      Vadera, Jalaian and Marlin (2020), section 3.1.
+    """
+    return jnp.exp(log_probs)
+
+
+def entropy(log_probs: Array) -> Array:
+    r"""Entropy in nats, a scalar: its expectation is the expected data uncertainty.
+
+    .. math:: g = -\sum_c p_c \log p_c
+
+    A probability of 0 contributes 0.
+
+    Example:
+      >>> print(f"{entropy(jnp.log(jnp.array([0.5, 0.5]))):.4f}")
+      0.6931
+
+    Reference:
+      Vadera, Jalaian and Marlin (2020), section 3.1, which leaves out the minus.
+    """
+    present = log_probs != -jnp.inf
+    log_probs = jnp.where(present, log_probs, 0.0)
+    return -jnp.sum(jnp.where(present, jnp.exp(log_probs) * log_probs, 0.0), axis=-1)
+
+
+def marginal_variance(log_probs: Array) -> Array:
+    r"""Variances of the labels' indicators, `[C]`: :math:`g_c = p_c (1 - p_c)`.
+
+    Reference:
+      Vadera, Jalaian and Marlin (2020), section 3.1.
+    """
+    probs = jnp.exp(log_probs)
+    return probs * (1 - probs)
+
+
+def smoothed_log_probs(log_probs: Array, *, smoothing: float = 1e-3) -> Array:
+    r"""Log-probabilities `[C]`, nats, mixed with the uniform distribution so that they are bounded.
+
+    .. math:: g = \log((1 - \gamma) p + \gamma / C)
+
+    Their expectation is what a Dirichlet distribution is fitted to.
+
+    Args:
+      log_probs: `[C]`, nats.
+      smoothing: :math:`\gamma`, in (0, 1); 0 leaves them as they are.
+
+    Reference:
+      Malinin, Mlodozeniec and Gales (2020), "Ensemble distribution distillation": in their code.
+    """
+    checks.check_weight("smoothing", smoothing)
+    if smoothing == 0:
+        return log_probs
+    num_classes = log_probs.shape[-1]
+    uniform = jnp.full_like(log_probs, jnp.log(smoothing / num_classes))
+    return jnp.logaddexp(jnp.log1p(-smoothing) + log_probs, uniform)
+
+
+def mutual_information() -> Expectation:
+    r"""Between label and weights, nats, at least 0: the knowledge uncertainty.
+
+    .. math:: I = H[\mathbb{E}\, p] - \mathbb{E}\, H[p]
+
+    A function of two expectations, not one itself, so it needs estimates that remember: from the
+    current sample alone it is 0.
+
+    Reference:
+      Vadera, Jalaian and Marlin (2020), (3).
+    """
+
+    def fn(log_probs: Array) -> Array:
+        return jnp.append(jnp.exp(log_probs), entropy(log_probs))
+
+    def read(estimate: Array) -> Array:
+        probs, expected_entropy = estimate[..., :-1], estimate[..., -1]
+        return jnp.maximum(entropy(jnp.log(probs)) - expected_entropy, 0.0)
+
+    return Expectation(fn, running_mean(), read)

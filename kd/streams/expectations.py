@@ -1,0 +1,201 @@
+"""A chain over a network's weights as a stream of posterior expectations to learn from."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kd import checks
+from kd.batching import over_replicas, take_rows
+from kd.streams.chains import chain
+from kd.streams.labelling import CacheTooLargeError
+from kd.types import Array, Batch, Key, PyTree, Sampler, Stream
+
+if TYPE_CHECKING:
+    from kd.inference.expectations import Expectation
+
+
+class ExpectationsState(NamedTuple):
+    """Where chain, inputs and estimates stand.
+
+    Attributes:
+      chain: of the stream of positions.
+      inputs: of the stream of inputs.
+      counts: `[N]` float32, visits of each example; () where nothing is remembered.
+      memories: by expectation, each leaf `[N, ...]`.
+    """
+
+    chain: PyTree
+    inputs: PyTree
+    counts: PyTree
+    memories: dict[str, PyTree]
+
+
+def posterior_expectations(
+    sampler: Sampler,
+    position: PyTree,
+    log_prob_fn: Callable[[PyTree, Array], Array],
+    expectations: Mapping[str, "Expectation"],
+    inputs: Stream,
+    *,
+    num_examples: int | None = None,
+    burn_in: int = 0,
+    thin: int = 1,
+    num_chains: int | None = None,
+    max_bytes: float | None = None,
+    method: str = "auto",
+) -> Stream:
+    r"""Inputs with estimates of posterior expectations there, from a chain as it runs.
+
+    Each batch is `thin` steps of the chain, the next inputs, and an update of their estimates;
+    `fit` over it is the whole of generalised posterior expectation distillation. No sample of
+    the weights is stored. Bayesian Dark Knowledge is the expectation
+    `Expectation(predictive, current_sample())` with noisy inputs and cross-entropy.
+
+    Args:
+      sampler: of one chain over the weights.
+      position: weights at the start; with `num_chains` a leading axis on every leaf.
+      log_prob_fn: weights and one input to log-probabilities `[C]`, nats.
+      expectations: what to estimate, by the name of its entry in a batch.
+      inputs: batches `{"x": [B, ...]}`; where an estimator remembers, also `"index"`, `[B]`
+        integers in [0, N), the examples' numbers.
+      num_examples: N; needed where an estimator remembers.
+      burn_in: steps of the chain before the first batch.
+      thin: steps of the chain a batch.
+      num_chains: R chains, whose samples count together in each estimate.
+      max_bytes: the most that estimates and counts may take.
+      method: how several chains run, see `kd.batching.over_replicas`.
+
+    Returns:
+      A stream of the batches of `inputs`, with an estimate `[B, ...]` under each name, and under
+      `"chain"` the current `"position"` and `"info"`, with `num_chains` each leaf `[R, ...]`.
+      An example that is twice in a batch counts once.
+
+    Raises:
+      ValueError: as `chain`; for no expectation, a name that the batch has already, an N
+        missing; by `next`, when traced, for log-probabilities that are no vector.
+      CacheTooLargeError: if the estimates would take more than `max_bytes`.
+
+    Example:
+      >>> from kd import streams
+      >>> from kd.inference import Expectation, predictive, running_mean
+      >>> from kd.samplers import slice_sampler
+      >>> data = {"x": jnp.arange(5.0), "index": jnp.arange(5)}
+      >>> stream = posterior_expectations(
+      ...     slice_sampler(lambda w: -0.5 * w**2, width=2.0), jnp.array(0.0),
+      ...     lambda w, x: jax.nn.log_softmax(jnp.stack([w * x, 0.0])),
+      ...     {"probs": Expectation(predictive, running_mean())},
+      ...     streams.resample(data, 2), num_examples=5, burn_in=10, thin=3)
+      >>> _, batch = stream.next(jax.random.key(1), stream.init(jax.random.key(0)))
+      >>> batch["probs"].shape
+      (2, 2)
+
+    Reference:
+      Vadera, Jalaian and Marlin (2020), "Generalized Bayesian posterior expectation distillation
+      for deep neural networks", algorithm 1, with B = burn_in and H = thin.
+    """
+    checks.check_count("the number of expectations", len(expectations))
+    taken = sorted(set(expectations) & {"x", "index", "chain"})
+    if taken:
+        raise ValueError(f"an expectation must not be named {', '.join(map(repr, taken))}.")
+    remembered = [name for name, one in expectations.items() if one.estimator.remembers]
+    if remembered and num_examples is None:
+        raise ValueError(f"num_examples must be given: {', '.join(remembered)} remember examples.")
+    if num_examples is not None:
+        checks.check_count("num_examples", num_examples)
+    weights = position if num_chains is None else jax.tree.map(lambda leaf: leaf[0], position)
+    empty = jax.eval_shape(
+        lambda: _memories(weights, log_prob_fn, expectations, inputs, num_examples)
+    )
+    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(empty))
+    if max_bytes is not None and needed > max_bytes:
+        raise CacheTooLargeError(
+            f"the estimates at {num_examples:,} examples would take {needed / 1e9:.3g} GB and "
+            f"{max_bytes / 1e9:.3g} GB are allowed."
+        )
+    positions = chain(
+        sampler,
+        position,
+        batch_size=1 if num_chains is None else num_chains,
+        burn_in=burn_in,
+        thin=thin,
+        num_chains=num_chains,
+        name="position",
+        method=method,
+    )
+
+    def init(key: Key) -> ExpectationsState:
+        chain_key, inputs_key = jax.random.split(key)
+        counts, memories = _memories(weights, log_prob_fn, expectations, inputs, num_examples)
+        return ExpectationsState(
+            positions.init(chain_key), inputs.init(inputs_key), counts, memories
+        )
+
+    def next_(key: Key, state: ExpectationsState) -> tuple[ExpectationsState, Batch]:
+        chain_key, inputs_key = jax.random.split(key)
+        chain_state, where = positions.next(chain_key, state.chain)
+        inputs_state, batch = inputs.next(inputs_key, state.inputs)
+        shared = sorted(expectations.keys() & batch.keys())
+        if shared:
+            raise ValueError(f"inputs already have {', '.join(map(repr, shared))}.")
+        log_probs = _log_probs(log_prob_fn, where["position"], batch["x"])
+        counts, memories = state.counts, dict(state.memories)
+        if remembered:
+            counts = counts.at[batch["index"]].set(take_rows(counts, batch["index"]) + 1)
+        for name, (fn, estimator, read) in expectations.items():
+            values = jax.vmap(jax.vmap(fn))(log_probs)  # [B, R, ...]
+            if not estimator.remembers:
+                _, estimates = jax.vmap(lambda v, e=estimator: e.step((), v, jnp.ones(())))(values)
+            else:
+                old = take_rows(memories[name], batch["index"])
+                visits = take_rows(counts, batch["index"])
+                new, estimates = jax.vmap(estimator.step)(old, values, visits)
+                memories[name] = jax.tree.map(
+                    lambda memory, rows: memory.at[batch["index"]].set(rows), memories[name], new
+                )
+            batch[name] = jax.lax.stop_gradient(jax.vmap(read)(estimates))
+        here = {"position": where["position"], "info": where["info"]}
+        if num_chains is None:
+            here = jax.tree.map(lambda leaf: leaf[0], here)
+        return ExpectationsState(chain_state, inputs_state, counts, memories), {
+            **batch,
+            "chain": here,
+        }
+
+    return Stream(init, next_)
+
+
+def _log_probs(log_prob_fn: Callable[[PyTree, Array], Array], position: PyTree, x: Array) -> Array:
+    """Of R samples at B inputs: `[B, R, C]`; one sample after another, each with all inputs."""
+    each = over_replicas(lambda weights: jax.vmap(lambda one: log_prob_fn(weights, one))(x))
+    log_probs = each(position)
+    checks.check_rank("log_prob_fn's answers to a batch, of all chains,", log_probs, 3)
+    return jnp.swapaxes(log_probs, 0, 1)
+
+
+def _memories(
+    weights: PyTree,
+    log_prob_fn: Callable[[PyTree, Array], Array],
+    expectations: Mapping[str, "Expectation"],
+    inputs: Stream,
+    num_examples: int | None,
+) -> tuple[PyTree, dict[str, PyTree]]:
+    """Counts and memories before the first visit."""
+    batch = jax.eval_shape(lambda: inputs.next(jax.random.key(0), inputs.init(jax.random.key(0))))[
+        1
+    ]
+    one = jax.ShapeDtypeStruct(batch["x"].shape[1:], batch["x"].dtype)
+    log_probs = jax.eval_shape(log_prob_fn, weights, one)
+    checks.check_rank("log_prob_fn's answer", log_probs, 1)
+    memories = {}
+    for name, (fn, estimator, _) in expectations.items():
+        if estimator.remembers:
+            memory = estimator.init(jax.eval_shape(fn, log_probs))
+            memories[name] = jax.tree.map(
+                lambda leaf: jnp.broadcast_to(leaf, (num_examples, *leaf.shape)), memory
+            )
+    if memories and "index" not in batch:
+        raise ValueError("inputs must have the examples' numbers under 'index'.")
+    return (jnp.zeros(num_examples, jnp.float32) if memories else ()), memories

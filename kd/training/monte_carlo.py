@@ -1,0 +1,94 @@
+"""What a chain says of fixed inputs, averaged while it runs: the teacher, without its samples."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kd import checks
+from kd.batching import cond_any
+from kd.types import Array, Batch, Metrics, PyTree, Update
+
+
+class MonteCarloState(NamedTuple):
+    """Means so far.
+
+    Attributes:
+      num_batches: seen, int32.
+      num_samples: averaged over, int32.
+      means: by name, each `[N, ...]`.
+    """
+
+    num_batches: Array
+    num_samples: Array
+    means: dict[str, Array]
+
+
+def monte_carlo(
+    log_prob_fn: Callable[[PyTree, Array], Array],
+    fns: Mapping[str, Callable[[Array], Array]],
+    x: Array,
+    *,
+    every: int = 1,
+    block_size: int = 500,
+) -> Update:
+    """Means over a chain's samples of functions of a network's answers to fixed inputs.
+
+    For test inputs, at which a teacher is to be judged: a pass over all of them costs many steps of
+    the chain, so it is made on schedule.
+
+    Args:
+      log_prob_fn: weights and one input to log-probabilities `[C]`, nats.
+      fns: log-probabilities to an array, by name, as in `kd.inference.Expectation`.
+      x: inputs, `[N, ...]`.
+      every: batches a sample; the first is of the batch `every`.
+      block_size: inputs at once.
+
+    Returns:
+      An update by batches of `kd.streams.posterior_expectations` of one chain. Its `init` takes
+      weights, for their shapes; its only metric is `"samples"`, averaged over so far.
+
+    Raises:
+      ValueError: if a count is not positive.
+
+    Example:
+      >>> from kd.inference import predictive
+      >>> update = monte_carlo(
+      ...     lambda w, x: jax.nn.log_softmax(w * x), {"probs": predictive}, jnp.zeros((7, 3)))
+      >>> state, _ = update.apply(update.init(jnp.ones(())), {"chain": {"position": jnp.ones(())}})
+      >>> state.means["probs"].shape, int(state.num_samples)
+      ((7, 3), 1)
+    """
+    checks.check_count("the number of functions", len(fns))
+    checks.check_count("every", every)
+    checks.check_count("block_size", block_size)
+
+    def answers(weights: PyTree) -> dict[str, Array]:
+        def one(x: Array) -> dict[str, Array]:
+            log_probs = log_prob_fn(weights, x)
+            return {name: fn(log_probs) for name, fn in fns.items()}
+
+        return jax.lax.map(one, jnp.asarray(x), batch_size=min(block_size, len(x)))
+
+    def init(weights: PyTree) -> MonteCarloState:
+        zero = jnp.zeros((), jnp.int32)
+        shapes = jax.eval_shape(answers, weights)
+        means = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+        return MonteCarloState(zero, zero, means)
+
+    def average(carried: tuple[PyTree, MonteCarloState]) -> tuple[PyTree, MonteCarloState]:
+        weights, state = carried
+        count = state.num_samples + 1
+        means = jax.tree.map(
+            lambda mean, new: mean + (new - mean) / count, state.means, answers(weights)
+        )
+        return weights, state._replace(num_samples=count, means=means)
+
+    def apply(state: MonteCarloState, batch: Batch) -> tuple[MonteCarloState, Metrics]:
+        state = state._replace(num_batches=state.num_batches + 1)
+        is_due = state.num_batches % every == 0
+        _, state = cond_any(is_due, average, (batch["chain"]["position"], state))
+        return state, {"samples": state.num_samples.astype(jnp.float32)}
+
+    return Update(init, apply)

@@ -1,0 +1,311 @@
+"""Posterior expectations from a chain: against stored samples, closed forms, and plain loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+
+from kd import inference, losses, samplers, streams, training
+from kd.inference import Expectation, current_sample, running_mean
+from kd.streams import CacheTooLargeError, posterior_expectations
+from kd.types import Sampler, Stream
+
+NUM_EXAMPLES, NUM_CLASSES = 7, 3
+X = np.random.default_rng(0).normal(size=(NUM_EXAMPLES, 2))
+DATA = {"x": jnp.asarray(X, jnp.float32), "index": jnp.arange(NUM_EXAMPLES)}
+# Independent weights at every step.
+NOISE = Sampler(lambda w, key=None: w, lambda key, w: (jax.random.normal(key, w.shape), ()))
+
+
+def log_prob_fn(w, x):
+    return jax.nn.log_softmax(w @ x)
+
+
+def expectations(estimator):
+    return {
+        "probs": Expectation(inference.predictive, estimator),
+        "entropy": Expectation(inference.entropy, estimator),
+    }
+
+
+def stream_of(found, *, batch_size=3, num_chains=None, sampler=NOISE, **options):
+    leading = () if num_chains is None else (num_chains,)
+    return posterior_expectations(
+        sampler,
+        jnp.zeros((*leading, NUM_CLASSES, 2)),
+        log_prob_fn,
+        found,
+        streams.resample(DATA, batch_size),
+        num_examples=NUM_EXAMPLES,
+        num_chains=num_chains,
+        **options,
+    )
+
+
+def run(stream, num_steps):
+    """Every batch, one call after another."""
+    state, batches = stream.init(jax.random.key(1)), []
+    step = jax.jit(stream.next)
+    for index in range(num_steps):
+        state, batch = step(jax.random.key(100 + index), state)
+        batches.append(jax.tree.map(np.asarray, batch))
+    return state, batches
+
+
+def values(weights, x):
+    """Probabilities and entropy, in NumPy."""
+    log_probs = oracles.log_softmax(np.asarray(weights, float) @ x)
+    return {"probs": np.exp(log_probs), "entropy": -np.sum(np.exp(log_probs) * log_probs)}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+@pytest.mark.parametrize("num_chains", [None, 2])
+def test_running_means_are_those_of_stored_samples(batch_size, num_chains):
+    """Of each example, over its own visits alone; with several chains over all their samples."""
+    stream = stream_of(expectations(running_mean()), batch_size=batch_size, num_chains=num_chains)
+    state, batches = run(stream, 25)
+    seen = {index: [] for index in range(NUM_EXAMPLES)}
+    for batch in batches:
+        weights = batch["chain"]["position"]
+        weights = weights if num_chains else weights[None]
+        for index in set(batch["index"].tolist()):
+            seen[index] += [values(one, X[index]) for one in weights]
+        for row, index in enumerate(batch["index"].tolist()):
+            for name in ("probs", "entropy"):
+                expected = np.mean([one[name] for one in seen[index]], axis=0)
+                np.testing.assert_allclose(batch[name][row], expected, rtol=2e-5, atol=1e-6)
+    per_visit = num_chains or 1
+    counts = [len(seen[index]) / per_visit for index in range(NUM_EXAMPLES)]
+    np.testing.assert_array_equal(state.counts, counts)
+    assert min(counts) >= 2
+
+
+def test_an_example_that_is_twice_in_a_batch_counts_once():
+    inputs = Stream(
+        lambda key: (),
+        lambda key, state: (state, {"x": DATA["x"][:2] * 0 + 1, "index": jnp.zeros(2, int)}),
+    )
+    stream = posterior_expectations(
+        *(NOISE, jnp.zeros((3, 2)), log_prob_fn, expectations(running_mean()), inputs),
+        num_examples=1,
+    )
+    state, batches = run(stream, 5)
+    assert state.counts.tolist() == [5]
+    expected = np.mean([values(b["chain"]["position"], np.ones(2))["probs"] for b in batches], 0)
+    np.testing.assert_allclose(batches[-1]["probs"], [expected, expected], rtol=1e-5)
+
+
+def test_the_current_sample_needs_no_memory_and_no_numbers():
+    inputs = streams.resample({"x": DATA["x"]}, 3)
+    stream = posterior_expectations(
+        NOISE, jnp.zeros((3, 2)), log_prob_fn, expectations(current_sample()), inputs
+    )
+    state, batches = run(stream, 4)
+    assert state.counts == () and state.memories == {}
+    for batch in batches:
+        for row in range(3):
+            expected = values(batch["chain"]["position"], batch["x"][row])
+            np.testing.assert_allclose(batch["probs"][row], expected["probs"], rtol=1e-5)
+            np.testing.assert_allclose(batch["entropy"][row], expected["entropy"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", [current_sample(), running_mean()])
+def test_both_estimators_are_unbiased_on_a_conjugate_model(estimator):
+    """One datum y ~ N(w, 1), w ~ N(0, 1): the posterior N(y / 2, 1 / 2) has a known E Phi(w x)."""
+    y = 1.5
+    exact = Sampler(
+        lambda w, key=None: w,
+        lambda key, w: (y / 2 + jnp.sqrt(0.5) * jax.random.normal(key), ()),
+    )
+
+    def probit(w, x):
+        return jnp.stack([jax.scipy.stats.norm.logcdf(w * x), jax.scipy.stats.norm.logcdf(-w * x)])
+
+    places = jnp.array([0.5, 1.0, -3.0])
+    stream = posterior_expectations(
+        exact,
+        jnp.array(0.0),
+        probit,
+        {"probs": Expectation(inference.predictive, estimator)},
+        Stream(lambda key: (), lambda key, state: (state, {"x": places, "index": jnp.arange(3)})),
+        num_examples=3,
+    )
+
+    def step(state, key):
+        state, batch = stream.next(key, state)
+        return state, batch["probs"]
+
+    keys = jax.random.split(jax.random.key(5), 20_000)
+    _, found = jax.jit(lambda s: jax.lax.scan(step, s, keys))(stream.init(jax.random.key(0)))
+    from scipy import stats
+
+    expected = stats.norm.cdf(np.array(places) * y / 2 / np.sqrt(1 + 0.5 * np.array(places) ** 2))
+    if estimator.remembers:
+        np.testing.assert_allclose(found[-1, :, 0], expected, atol=0.01)
+    else:
+        np.testing.assert_allclose(found[:, :, 0].mean(0), expected, atol=0.01)
+        assert found[:, :, 0].std(0).min() > 0.1
+
+
+def test_the_online_loop_is_algorithm_1_in_plain_loops():
+    """Fifty steps: thinned SGLD on minibatches, estimates, and a student by gradient descent."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(NUM_CLASSES, size=NUM_EXAMPLES)
+    thin, rate, size = 3, 0.3, 0.05
+    log_posterior_fn = samplers.minibatch_log_posterior(
+        lambda w: -0.5 * jnp.sum(w**2),
+        lambda w, one: log_prob_fn(w, one["x"])[one["y"]],
+        num_examples=NUM_EXAMPLES,
+    )
+    data = streams.resample({"x": DATA["x"], "y": jnp.asarray(labels)}, 2)
+    sampler = samplers.sgld(log_posterior_fn, data, step_size=size)
+    stream = stream_of(expectations(running_mean()), sampler=sampler, thin=thin, burn_in=4)
+    update = training.gradient(
+        lambda w, batch: jnp.mean(
+            jax.vmap(lambda x, t: losses.cross_entropy(log_prob_fn(w, x), t))(
+                batch["x"], batch["probs"]
+            )
+        ),
+        optax.sgd(rate),
+    )
+    key = jax.random.key(9)
+    final = training.fit(key, stream, update, update.init(jnp.zeros((3, 2))), 50)
+
+    # The same, with the library's random numbers and nothing else of it.
+    stream_key, step_key = jax.random.split(key)
+    chain_key, inputs_key = jax.random.split(stream_key)
+    init_key, burn_in_key = jax.random.split(chain_key)
+    data_state, w = data.init(init_key), np.zeros((3, 2))
+    inputs = streams.resample(DATA, 3)
+    inputs_state = inputs.init(inputs_key)
+
+    def langevin(key, data_state, w):
+        data_key, noise_key = jax.random.split(key)
+        data_state, batch = data.next(data_key, data_state)
+        gradient = -w
+        for x, y in zip(np.asarray(batch["x"], float), np.asarray(batch["y"]), strict=True):
+            probs = oracles.softmax(w @ x)
+            gradient = gradient + NUM_EXAMPLES / 2 * np.outer(np.eye(3)[y] - probs, x)
+        noise = np.asarray(jax.random.normal(noise_key, (3, 2)), float)
+        return data_state, w + size / 2 * gradient + np.sqrt(size) * noise
+
+    for index in range(4):
+        data_state, w = langevin(jax.random.fold_in(burn_in_key, index), data_state, w)
+    sums, counts = np.zeros((NUM_EXAMPLES, 3)), np.zeros(NUM_EXAMPLES)
+    student = np.zeros((3, 2))
+    for step in range(50):
+        chain_key, inputs_key = jax.random.split(jax.random.fold_in(step_key, step))
+        kept_key = jax.random.fold_in(chain_key, 0)
+        for index in range(thin):
+            data_state, w = langevin(jax.random.fold_in(kept_key, index), data_state, w)
+        inputs_state, batch = inputs.next(inputs_key, inputs_state)
+        gradient = np.zeros_like(student)
+        for index in set(np.asarray(batch["index"]).tolist()):
+            sums[index] += oracles.softmax(w @ X[index])
+            counts[index] += 1
+        for index in np.asarray(batch["index"]):
+            target = sums[index] / counts[index]
+            gradient += np.outer(oracles.softmax(student @ X[index]) - target, X[index]) / 3
+        student = student - rate * gradient
+    np.testing.assert_allclose(final.stream.chain.sampler.position, w, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(final.stream.counts, counts)
+    np.testing.assert_allclose(final.student.params, student, rtol=1e-3, atol=1e-4)
+
+
+def test_bayesian_dark_knowledge_is_a_special_case_step_for_step():
+    """U_s, cross-entropy, the teacher's own shape: as the thesis's online way from the chain."""
+    inputs = streams.gaussian_noise((2,), 4)
+    stream = posterior_expectations(
+        *(NOISE, jnp.zeros((3, 2)), log_prob_fn),
+        {"probs": Expectation(inference.predictive, current_sample())},
+        inputs,
+    )
+    by_hand = streams.merge(streams.chain(NOISE, jnp.zeros((3, 2)), batch_size=1, name="w"), inputs)
+    _, batches = run(stream, 6)
+    _, expected = run(by_hand, 6)
+    for one, other in zip(batches, expected, strict=True):
+        np.testing.assert_array_equal(one["x"], other["x"])
+        np.testing.assert_array_equal(one["chain"]["position"], other["w"][0])
+        for row, x in enumerate(other["x"]):
+            np.testing.assert_allclose(
+                one["probs"][row], values(other["w"][0], x)["probs"], rtol=1e-5
+            )
+
+
+def test_several_kinds_at_once_from_one_chain():
+    found = {
+        "now": Expectation(inference.predictive, current_sample()),
+        "mean": Expectation(inference.predictive, running_mean()),
+        "knowledge": inference.mutual_information(),
+        "quartiles": Expectation(
+            inference.predictive, inference.running_quantiles([0.25, 0.5, 0.75])
+        ),
+    }
+    state, batches = run(stream_of(found), 30)
+    assert set(state.memories) == {"mean", "knowledge", "quartiles"}
+    last = batches[-1]
+    assert last["quartiles"].shape == (3, 3, NUM_CLASSES) and last["knowledge"].shape == (3,)
+    assert (last["knowledge"] > 0).all()
+    entropy = -np.sum(last["mean"] * np.log(last["mean"]), axis=-1)
+    assert (last["knowledge"] < entropy).all()
+
+
+def test_no_gradient_flows_into_a_teacher():
+    """Even where a stream is differentiated, which is not what it is for."""
+    stream = stream_of(expectations(running_mean()))
+    state = stream.init(jax.random.key(0))
+
+    def total(x):
+        _, batch = stream.next(jax.random.key(1), state._replace(chain=state.chain))
+        return jnp.sum(batch["probs"]) + 0 * x
+
+    assert jax.grad(total)(1.0) == 0
+
+
+def test_a_saved_state_goes_on_as_if_never_stopped(tmp_path):
+    from kd.training.checkpoint import Checkpointer
+
+    stream = stream_of(expectations(running_mean()), num_chains=2)
+    update = training.store("probs")
+    start = update.init(jnp.zeros((60, NUM_CLASSES)))
+    whole = training.fit(jax.random.key(0), stream, update, start, 20)
+    checkpointer = Checkpointer(tmp_path, every_seconds=0)
+    training.fit(jax.random.key(0), stream, update, start, 11, checkpointer=checkpointer)
+    resumed = training.fit(jax.random.key(0), stream, update, start, 20, checkpointer=checkpointer)
+    jax.tree.map(np.testing.assert_array_equal, whole.student, resumed.student)
+    jax.tree.map(np.testing.assert_array_equal, whole.stream.memories, resumed.stream.memories)
+
+
+def test_raises():
+    arguments = (NOISE, jnp.zeros((3, 2)), log_prob_fn)
+    mean = expectations(running_mean())
+    with pytest.raises(ValueError, match="the number of expectations"):
+        posterior_expectations(*arguments, {}, streams.resample(DATA, 2))
+    with pytest.raises(ValueError, match="must not be named 'chain'"):
+        posterior_expectations(*arguments, {"chain": mean["probs"]}, streams.resample(DATA, 2))
+    with pytest.raises(ValueError, match="num_examples must be given: probs, entropy"):
+        posterior_expectations(*arguments, mean, streams.resample(DATA, 2))
+    with pytest.raises(ValueError, match="under 'index'"):
+        posterior_expectations(
+            *arguments, mean, streams.resample({"x": DATA["x"]}, 2), num_examples=7
+        )
+    with pytest.raises(CacheTooLargeError, match="7 examples would take 1.4e-07 GB"):
+        stream_of(mean, max_bytes=100)
+    with pytest.raises(ValueError, match="log_prob_fn's answer"):
+        posterior_expectations(
+            NOISE,
+            jnp.zeros((3, 2)),
+            lambda w, x: w,
+            mean,
+            streams.resample(DATA, 2),
+            num_examples=7,
+        )
+    stream = posterior_expectations(
+        *arguments,
+        {"y": Expectation(inference.predictive, current_sample())},
+        streams.resample(DATA | {"y": jnp.zeros(7)}, 2),
+    )
+    with pytest.raises(ValueError, match="inputs already have 'y'"):
+        stream.next(jax.random.key(0), stream.init(jax.random.key(0)))
