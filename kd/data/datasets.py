@@ -13,7 +13,8 @@ import numpy as np
 
 from kd import checks
 
-TFDS_NAMES = ("mnist", "fashion_mnist", "kmnist")
+TFDS_NAMES = ("mnist", "fashion_mnist", "kmnist", "cifar10")
+TEST_ONLY_NAMES = ("notmnist",)
 NPZ_KEYS = ("train_x", "train_y", "test_x", "test_y")
 DIGITS_NUM_TEST = 597
 LARGEST_INPUT = 1e6
@@ -45,8 +46,8 @@ def load(name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None) 
     """Loads a data set by name.
 
     Args:
-      name: "digits" (scikit-learn's, 8x8; nothing is downloaded); "mnist",
-        "fashion_mnist" or "kmnist", as TFDS prepared them; or the path of an `.npz`
+      name: "digits" (scikit-learn's, 8x8; nothing is downloaded); "mnist", "fashion_mnist",
+        "kmnist" or "cifar10", as TFDS prepared them; or the path of an `.npz`
         with arrays `train_x`, `train_y`, `test_x`, `test_y`: inputs `[N, ...]` in
         uint8 (divided by 255) or floating, labels integers from 0.
       data_dir: where TFDS's prepared data lie; the environment's `TFDS_DATA_DIR` if
@@ -67,6 +68,27 @@ def load(name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None) 
     return _load_npz(find_npz(name))
 
 
+def load_test_inputs(
+    name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None
+) -> np.ndarray:
+    """The test inputs of a data set alone, `[M, ...]`: what is out of distribution for another.
+
+    Args:
+      name, data_dir: as for `load`; or "notmnist", of which there may be no training part.
+
+    Raises:
+      DataError: as `load`.
+    """
+    name = os.fspath(name)
+    if name not in TEST_ONLY_NAMES:
+        return load(name, data_dir=data_dir).test_x
+    folder = _find_tfds(name, data_dir)
+    try:
+        return _read_split(_builder(folder), "test")[0]
+    except Exception as error:  # TFDS raises many kinds for a damaged copy.
+        raise _damaged(folder, name, error) from error
+
+
 def fingerprint(
     name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None
 ) -> str | None:
@@ -81,7 +103,7 @@ def fingerprint(
     name = os.fspath(name)
     if name == "digits":
         return None
-    if name in TFDS_NAMES:
+    if name in TFDS_NAMES + TEST_ONLY_NAMES:
         folder = _find_tfds(name, data_dir)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
     else:
@@ -197,20 +219,28 @@ def _find_tfds(name: str, data_dir: str | os.PathLike | None) -> Path:
 
 def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> Dataset:
     folder = _find_tfds(name, data_dir)
-    import tensorflow_datasets as tfds
-
     try:
-        builder = tfds.builder_from_directory(folder)
+        builder = _builder(folder)
         train_x, train_y = _read_split(builder, "train")
         test_x, test_y = _read_split(builder, "test")
         num_classes = builder.info.features["label"].num_classes
     except Exception as error:  # TFDS raises many kinds for a damaged copy.
-        raise DataError(
-            f"{folder} could not be read: {_one_line(error)}; prepare {name} "
-            "again, in the array_record format."
-        ) from error
+        raise _damaged(folder, name, error) from error
     dataset = Dataset(train_x, train_y, test_x, test_y, num_classes)
     return validate(dataset, source=str(folder))
+
+
+def _builder(folder: Path):
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_from_directory(folder)
+
+
+def _damaged(folder: Path, name: str, error: Exception) -> DataError:
+    return DataError(
+        f"{folder} could not be read: {_one_line(error)}; prepare {name} "
+        "again, in the array_record format."
+    )
 
 
 def _version(path: Path) -> tuple[int, ...]:

@@ -8,14 +8,32 @@ from kd.metrics.classification import (
     label_log_prob,
 )
 from kd.metrics.summary import Estimate, bootstrap_estimate, estimate
+from kd.metrics.uncertainty import (
+    Detection,
+    Ranking,
+    Uncertainties,
+    detection,
+    dirichlet_uncertainties,
+    ranking,
+    risk_coverage,
+    uncertainties,
+)
 
 __all__ = [
+    "Detection",
     "Estimate",
+    "Ranking",
+    "Uncertainties",
     "agreement",
     "bootstrap_estimate",
     "brier_score",
     "correct",
+    "detection",
+    "dirichlet_uncertainties",
     "estimate",
     "expected_calibration_error",
     "label_log_prob",
+    "ranking",
+    "risk_coverage",
+    "uncertainties",
 ]
