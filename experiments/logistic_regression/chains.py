@@ -1,17 +1,16 @@
 """The chain over the weights: by one of several samplers, as a stream under `"w"`."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 import kd.random
-from experiments.flags import UserError
+from experiments import langevin
 from experiments.logistic_regression.problems import Problem
 from experiments.logistic_regression.settings import Settings
 from kd import samplers, streams, training
-from kd.types import Array, Batch, Metrics, Sampler, Stream, Update
+from kd.types import Array, Sampler, Stream, Update
 
 
 def stream(
@@ -65,22 +64,4 @@ def observed(update: Update, settings: Settings) -> Update:
     if settings.sampler == "slice":
         return update
 
-    def figures(batch: Batch) -> Metrics:
-        return {"log_posterior": jnp.mean(batch["info"].log_posterior)}
-
-    return training.observe(update, figures)
-
-
-@contextlib.contextmanager
-def divergence(settings: Settings) -> Iterator[None]:
-    """A chain that has left for infinity is the fault of its step size, and is told so."""
-    try:
-        yield
-    except training.NonFiniteLossError as error:
-        if "log_posterior" not in error.names:
-            raise
-        raise UserError(
-            f"the chain diverged, by step {error.step} of the phase: its log-posterior is not "
-            f"finite. --step_size={settings.step_size:g} is too large for {settings.sampler}; a "
-            "smaller one needs another workdir."
-        ) from error
+    return training.observe(update, lambda batch: langevin.figures(batch["info"]))

@@ -11,6 +11,7 @@ import optax
 
 from experiments.bags import BAG_STEPS, by_chain, check_bag
 from experiments.flags import Options
+from experiments.langevin import divergence
 from experiments.logistic_regression import approximations, chains, figures, problems, tables
 from experiments.logistic_regression.problems import Problem
 from experiments.logistic_regression.settings import Settings
@@ -89,7 +90,7 @@ def fill_bag(run: Run, problem: Problem) -> Bag:
     stream = chains.stream(problem, settings, share, settings.num_chains)
     update = training.store("w")
     start = update.init(jnp.zeros((settings.num_samples, *problem.weight_shape())))
-    with chains.divergence(settings):
+    with divergence(settings.sampler, settings.step_size):
         kept = run.fit(
             "bag",
             run.key("bag"),
@@ -145,7 +146,7 @@ def train_students(
     keys = jax.random.split(run.key(f"start[{phase}]"), settings.num_repeats)
     start = jax.vmap(lambda key: student.init(key, jnp.zeros(problem.train_x.shape[1])))(keys)
     gap_fn = tables.gap_function(run, problem, bag, variance)
-    with chains.divergence(settings):
+    with divergence(settings.sampler, settings.step_size):
         return run.fit(
             phase,
             run.key(phase),

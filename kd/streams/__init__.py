@@ -2,7 +2,7 @@
 
 from kd.streams.blocks import BlockState, blocks
 from kd.streams.chains import ChainsState, ChainState, bag, chain, parallel_chains
-from kd.streams.composition import map_batch, merge, with_signs
+from kd.streams.composition import map_batch, merge, numbered, with_noise, with_signs
 from kd.streams.expectations import ExpectationsState, posterior_expectations
 from kd.streams.generators import (
     gaussian_noise,
@@ -32,8 +32,10 @@ __all__ = [
     "munge",
     "nade_conditionals",
     "nearest_neighbours",
+    "numbered",
     "parallel_chains",
     "posterior_expectations",
     "resample",
+    "with_noise",
     "with_signs",
 ]

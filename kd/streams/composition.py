@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
-from kd.types import Batch, Key, PyTree, Stream
+from kd.types import Array, Batch, Key, PyTree, Stream
 
 
 def map_batch(fn: Callable[[Batch], Batch], stream: Stream) -> Stream:
@@ -20,6 +20,55 @@ def map_batch(fn: Callable[[Batch], Batch], stream: Stream) -> Stream:
     def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
         state, batch = stream.next(key, state)
         return state, fn(batch)
+
+    return Stream(stream.init, next_)
+
+
+def numbered(stream: Stream, name: str = "step") -> Stream:
+    """Adds the batch's number, int32 from 0: what a schedule within a loss is of.
+
+    Example:
+      >>> from kd import streams
+      >>> stream = numbered(streams.gaussian_noise((2,), 3))
+      >>> state, _ = stream.next(jax.random.key(1), stream.init(jax.random.key(0)))
+      >>> int(stream.next(jax.random.key(2), state)[1]["step"])
+      1
+    """
+
+    def init(key: Key) -> tuple[Array, PyTree]:
+        return jnp.zeros((), jnp.int32), stream.init(key)
+
+    def next_(key: Key, state: tuple[Array, PyTree]) -> tuple[tuple[Array, PyTree], Batch]:
+        number, inner = state
+        inner, batch = stream.next(key, inner)
+        return (number + 1, inner), {**batch, name: number}
+
+    return Stream(init, next_)
+
+
+def with_noise(
+    stream: Stream, *, scale: float, limits: tuple[float, float] | None = None
+) -> Stream:
+    """Adds fresh Gaussian noise to the inputs `"x"` of every batch.
+
+    Args:
+      stream: batches with inputs under `"x"`.
+      scale: its standard deviation, in units of the inputs.
+      limits: to which the noisy inputs are clipped, for instance (0, 1) for pixels.
+
+    Raises:
+      ValueError: if `scale` is not positive.
+
+    Reference:
+      Balan, Rathod, Murphy and Welling (2015), "Bayesian dark knowledge", section 2.
+    """
+    checks.check_positive("scale", scale)
+
+    def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
+        stream_key, noise_key = jax.random.split(key)
+        state, batch = stream.next(stream_key, state)
+        x = batch["x"] + scale * jax.random.normal(noise_key, batch["x"].shape, batch["x"].dtype)
+        return state, {**batch, "x": x if limits is None else jnp.clip(x, *limits)}
 
     return Stream(stream.init, next_)
 

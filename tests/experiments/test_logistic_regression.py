@@ -12,6 +12,7 @@ import study_runs
 from PIL import Image
 
 from experiments.flags import UserError, resolve
+from experiments.langevin import divergence
 from experiments.logistic_regression import chains, problems, study, tables
 from experiments.logistic_regression.settings import Settings
 from kd import inference, training
@@ -164,12 +165,11 @@ def test_a_chain_that_diverges_is_one_line(tmp_path):
 
 
 def test_only_the_chain_is_blamed_on_its_step_size():
-    settings = resolve(Settings, "quick", {"sampler": "sgld"})
     for names, expected in (
         (["log_posterior", "loss"], UserError),
         (["loss"], training.NonFiniteLossError),
     ):
-        with pytest.raises(expected, match="step 7"), chains.divergence(settings):
+        with pytest.raises(expected, match="step 7"), divergence("sgld", 0.1):
             raise training.NonFiniteLossError(7, names)
 
 

@@ -1,0 +1,1 @@
+"""Generalised posterior expectation distillation: a chain over weights into small networks."""

@@ -1,0 +1,129 @@
+"""What students learn, and how their outputs are read."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy import special
+
+from experiments.posterior_expectations import networks
+from experiments.posterior_expectations.settings import CURRENT, RUNNING, Settings, Student
+from kd import inference, losses, models, training
+from kd.inference import Expectation
+from kd.metrics import Uncertainties, dirichlet_uncertainties, uncertainties
+from kd.types import Array, Batch, PyTree, Update
+
+BLOCK = 500  # Inputs at once, at the test.
+
+
+def expectations(settings: Settings) -> dict[str, Expectation]:
+    """All that the students of a run need, by name."""
+    wanted = set()
+    for student in settings.students():
+        if student.kind in ("predictive", "both"):
+            wanted.add(("probs", student.estimator))
+        if student.kind == "both":
+            wanted.add(("entropy", RUNNING))
+        if student.kind == "entropy":
+            wanted.add(("entropy", student.estimator))
+        if student.kind == "dirichlet":
+            wanted.add(("log_probs", student.estimator))
+    fns = {
+        "probs": inference.predictive,
+        "entropy": inference.entropy,
+        "log_probs": lambda x: inference.smoothed_log_probs(x, smoothing=settings.smoothing),
+    }
+    estimators = {CURRENT: inference.current_sample(), RUNNING: inference.running_mean()}
+    return {
+        f"{what}.{estimator}": Expectation(fns[what], estimators[estimator])
+        for what, estimator in sorted(wanted)
+    }
+
+
+def update_of(settings: Settings, student: Student, num_classes: int) -> Update:
+    """Adam, its rate halved evenly over the run."""
+    model = networks.of_student(settings, student, num_classes)
+    steps = settings.student_steps
+    every = max(1, steps // (settings.num_halvings + 1))
+    rate = optax.exponential_decay(settings.student_rate, every, 0.5, staircase=True)
+    return training.gradient(objective_of(settings, student, model), optax.adam(rate))
+
+
+def objective_of(
+    settings: Settings, student: Student, model: nn.Module
+) -> Callable[[PyTree, Batch], Array]:
+    """The mean over a batch of the student's loss."""
+
+    def loss(outputs: Array, targets: Batch, temperature: Array) -> Array:
+        if student.kind == "predictive":
+            probs = targets[f"probs.{student.estimator}"]
+            return losses.cross_entropy(jax.nn.log_softmax(outputs), probs)
+        if student.kind == "entropy":
+            return jnp.abs(jnp.exp(outputs[0]) - targets[f"entropy.{student.estimator}"])
+        if student.kind == "dirichlet":
+            found = losses.dirichlet_negative_log_likelihood(
+                outputs / temperature, targets[f"log_probs.{student.estimator}"]
+            )
+            return temperature**2 * found
+        heads = models.predictive_and_entropy(outputs)
+        off = jnp.abs(heads.entropy - targets[f"entropy.{RUNNING}"])
+        return losses.cross_entropy(heads.log_probs, targets[f"probs.{student.estimator}"]) + off
+
+    def objective(params: PyTree, batch: Batch) -> Array:
+        outputs = jax.vmap(lambda x: model.apply(params, x))(batch["x"])
+        targets = {name: value for name, value in batch.items() if "." in name}
+        temperature = temperature_at(settings, batch["step"])
+        return jnp.mean(jax.vmap(loss, in_axes=(0, 0, None))(outputs, targets, temperature))
+
+    return objective
+
+
+def temperature_at(settings: Settings, step: Array) -> Array:
+    """Constant for a third of the run, then linearly to 1 in the next (Malinin et al., 2020)."""
+    share = 3 * step.astype(jnp.float32) / settings.student_steps - 1
+    return settings.temperature + (1 - settings.temperature) * jnp.clip(share, 0.0, 1.0)
+
+
+def log_probs_fn(student: Student, model: nn.Module) -> Callable[[PyTree, Array], Array]:
+    """The predictive distribution of a student, `[C]` in nats, but of "entropy" ones."""
+
+    def fn(params: PyTree, x: Array) -> Array:
+        outputs = model.apply(params, x)
+        return jax.nn.log_softmax(outputs[:-1] if student.kind == "both" else outputs)
+
+    return fn
+
+
+def outputs_of(model: nn.Module, params: PyTree, x: np.ndarray) -> np.ndarray:
+    """At inputs `[N, ...]`: `[N, outputs]` in double precision."""
+    found = jax.jit(
+        lambda params, x: jax.lax.map(lambda x: model.apply(params, x), x, batch_size=BLOCK)
+    )(params, jnp.asarray(x))
+    return np.asarray(found, np.float64)
+
+
+def uncertainties_of(student: Student, outputs: np.ndarray) -> Uncertainties | None:
+    """Of a student's outputs; None of one that has no such thing."""
+    if student.kind == "dirichlet":
+        return dirichlet_uncertainties(outputs)
+    if student.kind == "both":
+        return uncertainties(special.softmax(outputs[:, :-1], axis=-1), np.exp(outputs[:, -1]))
+    return None
+
+
+def log_probs_of(student: Student, outputs: np.ndarray) -> np.ndarray | None:
+    """`[N, C]`, nats."""
+    if student.kind == "entropy":
+        return None
+    return special.log_softmax(outputs[:, :-1] if student.kind == "both" else outputs, axis=-1)
+
+
+def entropy_of(student: Student, outputs: np.ndarray) -> np.ndarray | None:
+    """The expected entropy that it says, `[N]`, nats."""
+    if student.kind == "entropy":
+        return np.exp(outputs[:, 0])
+    found = uncertainties_of(student, outputs)
+    return None if found is None else found.data
