@@ -56,6 +56,7 @@ class Run(NamedTuple):
         *,
         evaluate_fn: Callable[[PyTree], dict[str, Any]],
         num_points: int,
+        burn_in: int = 0,
         num_replicas: int | None = None,
     ) -> PyTree:
         """`kd.training.fit` as a phase: with progress, metrics, checkpoints; the student's state.
@@ -65,13 +66,45 @@ class Run(NamedTuple):
           key, stream, update, state, num_steps, num_replicas: as for `fit`.
           evaluate_fn: as for `fit`, called at steps evenly spaced on a log axis.
           num_points: how many of them.
+          burn_in: batches that the stream is moved before, as a phase of its own: a run that
+            stops within goes on within.
         """
+        stream_state = None
+        if burn_in:
+            stream_state = self._phase(
+                f"burn_in-{phase}", key, stream, training.discard(), (), burn_in, num_replicas
+            ).stream
+            key = jax.random.fold_in(key, 1)
+        return self._phase(
+            phase,
+            key,
+            stream,
+            update,
+            state,
+            num_steps,
+            num_replicas,
+            stream_state=stream_state,
+            evaluate_fn=evaluate_fn,
+            evaluate_at=training.log_spaced(num_steps, num_points, first=10),
+        ).student
+
+    def _phase(
+        self,
+        phase: str,
+        key: Key,
+        stream: Stream,
+        update: Update,
+        state: PyTree,
+        num_steps: int,
+        num_replicas: int | None,
+        **options: Any,
+    ) -> training.FitState:
+        """`kd.training.fit` with progress, metrics and checkpoints."""
         checkpointer = self.checkpointer(phase)
-        evaluate_at = training.log_spaced(num_steps, num_points, first=10)
         step = checkpointer.latest_step()
         if step is not None:
             logged = {int(row["step"]) for row in self.log.rows(phase)}
-            expected = training.row_steps(num_steps, evaluate_at=evaluate_at)
+            expected = training.row_steps(num_steps, evaluate_at=options.get("evaluate_at", ()))
             if not logged.issuperset(s for s in expected if s <= step):
                 _LOG.warning("metrics.csv lost rows of %s; that phase begins again.", phase)
                 checkpointer.clear()
@@ -84,19 +117,17 @@ class Run(NamedTuple):
                 progress(step, figures)
                 self.workdir.tick()
 
-            final = training.fit(
+            return training.fit(
                 key,
                 stream,
                 update,
                 state,
                 num_steps,
                 num_replicas=num_replicas,
-                evaluate_fn=evaluate_fn,
-                evaluate_at=evaluate_at,
                 on_row=on_row,
                 checkpointer=checkpointer,
+                **options,
             )
-        return final.student
 
     def checkpointer(self, phase: str) -> Checkpointer:
         """The checkpoints of a phase."""

@@ -145,9 +145,7 @@ def slice_sampling() -> list[Ratio]:
     and stepping out from a width chosen by hand.
     """
     log_density_fn = _logistic_posterior()
-    sampler = samplers.slice_sampler(
-        log_density_fn, adapt_steps=SLICE_BURN_IN, order="random", uniform_fn=kd.random.uniform
-    )
+    sampler = samplers.slice_sampler(log_density_fn, adapt_steps=SLICE_BURN_IN, order="random")
     ours = jax.jit(lambda: _slice_run(sampler, jnp.zeros(2)))
     found = []
     for name, options, bar in (
@@ -165,9 +163,7 @@ def slice_sampling() -> list[Ratio]:
 
 def many_chains() -> list[Ratio]:
     """A hundred chains over a hundred times one, as the library runs them and by vmap."""
-    sampler = samplers.slice_sampler(
-        _logistic_posterior(), width=10.0, order="random", uniform_fn=kd.random.uniform
-    )
+    sampler = samplers.slice_sampler(_logistic_posterior(), width=10.0, order="random")
     starts = jnp.zeros((NUM_CHAINS, 2))
     one = jax.jit(lambda: _slice_run(sampler, starts[0], num_samples=SLICE_SHORT))
     found = []

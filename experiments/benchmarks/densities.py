@@ -141,9 +141,7 @@ def annealing() -> list[Ratio]:
     """A temperature of annealed importance sampling over its two matrix products."""
     _, params = _rbm()
     w = params["params"]["w"]
-    path = inference.rbm_path(
-        params, base_rate_logits=jnp.zeros(NUM_VISIBLE), uniform_fn=kd.random.uniform
-    )
+    path = inference.rbm_path(params, base_rate_logits=jnp.zeros(NUM_VISIBLE))
     x = _inputs(NUM_ANNEALED)
 
     def products(key: jax.Array, x: Array) -> Array:
@@ -180,11 +178,11 @@ def rbm_training() -> list[Ratio]:
     hidden = jnp.zeros((RBM_BATCH, NUM_HIDDEN))
     updates = {
         "persistent_contrastive_divergence": training.persistent_contrastive_divergence(
-            rbm, optax.sgd(0.1), jax.random.key(2), hidden=hidden, uniform_fn=kd.random.uniform
+            rbm, optax.sgd(0.1), jax.random.key(2), hidden=hidden
         ),
         "contrastive_divergence": training.contrastive_divergence(
             rbm.log_potential,
-            lambda params: block_gibbs(rbm, params, uniform_fn=kd.random.uniform),
+            lambda params: block_gibbs(rbm, params),
             optax.sgd(0.1),
             jax.random.key(2),
             chains=jnp.zeros((RBM_BATCH, NUM_VISIBLE)),

@@ -11,24 +11,25 @@ from experiments.plotting import STYLE, label_counts, plt, save
 from experiments.run import Run
 
 if TYPE_CHECKING:
-    from experiments.density_estimation.study import Result
+    from experiments.density_estimation.study import Result, Sweep
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = {"batch": "#0072B2", "online": "#D55E00", "truth": "#009E73", "monte_carlo": "black"}
 NAMES = {"batch": "batch EM", "online": "online EM", "truth": "the true density"}
 ROUTE_COLOURS = {"one": "#D55E00", "thinned": "#009E73", "parallel": "#0072B2"}
 SHOWN = (-15.0, 10.0)  # As in the thesis.
+SWEEP_SHOWN = (1e-3, 1.0)  # Nats: so that figures of two runs may stand side by side.
 
 
-def draw(run: Run, results: "dict[int, Result]", sweep: dict[tuple[str, int], np.ndarray]) -> None:
+def draw(run: Run, results: "dict[int, Result]", sweep: "Sweep | None") -> None:
     """Writes every figure into `figures/` of the workdir."""
     with plt.rc_context(STYLE):
         for num_points, result in results.items():
             save(_posterior(run, num_points, result), run, f"points-{num_points}.png")
         if len(results) > 1:
             save(_divergences(run, results), run, "kl.png")
-        if sweep:
-            save(_sweep(run, sweep), run, "batches.png")
+        if sweep is not None:
+            save(_sweep(run, sweep.kl), run, "batches.png")
 
 
 def _posterior(run: Run, num_points: int, result: "Result") -> plt.Figure:
@@ -79,7 +80,7 @@ def _divergences(run: Run, results: "dict[int, Result]") -> plt.Figure:
     for name in ("truth", "batch", "online"):
         values = np.array([result.kl[name] for result in results.values()])
         _with_errors(axis, num_points, values, COLOURS[name], NAMES[name])
-    axis.set(xscale="log", yscale="log", xlabel="points N", ylabel="KL divergence, nats")
+    axis.set(xscale="log", yscale="log", xlabel="points N", ylabel="KL from Monte Carlo, nats")
     label_counts(axis)
     repeats = run.settings.num_repeats
     title = f"mean of {repeats} data sets ± one standard error" if repeats > 1 else None
@@ -102,11 +103,16 @@ def _sweep(run: Run, sweep: dict[tuple[str, int], np.ndarray]) -> plt.Figure:
         xscale="log",
         yscale="log",
         xlabel=f"draws a step ({draws:,} in all)",
-        ylabel="KL divergence, nats",
-        title=f"online EM, posterior of {run.settings.sweep_points:,} points",
+        ylabel="KL from Monte Carlo, nats",
+        ylim=SWEEP_SHOWN,
     )
+    steps = {"linear": "linear steps", "power": "power steps"}[run.settings.step_size]
+    points = run.settings.sweep_points
+    axis.set_title(f"online EM with {steps}, posterior of {points:,} points", fontsize=9)
     label_counts(axis)
-    axis.legend(fontsize=8)
+    repeats = run.settings.num_repeats
+    title = f"mean of {repeats} data sets ± one standard error" if repeats > 1 else None
+    axis.legend(title=title, fontsize=8, title_fontsize=8)
     return figure
 
 

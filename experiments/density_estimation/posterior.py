@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import kd.random
 from kd import samplers, streams
 from kd.types import Array, Batch, Key, PyTree, Sampler, Stream
 
@@ -43,20 +42,23 @@ def log_posterior(means: Array, x: Array) -> Array:
     return jnp.sum(log_density(x, means)) - 0.5 * jnp.sum(jnp.square(means)) / PRIOR_VARIANCE
 
 
-def sampler(x: Array, adapt_steps: int) -> Sampler:
+def sampler(x: Array, adapt_steps: int, *, exchange: bool = True) -> Sampler:
     """Slice sampling of the posterior, its width adapted in the burn-in as in the thesis's code.
 
     After each sweep two of the means are exchanged, if Metropolis's rule has it. With many
     points the posterior has a peak wherever each mean fits some cluster; coordinate by
-    coordinate a chain never leaves the peak that it met first, and chains do not agree.
+    coordinate, as without `exchange`, a chain never leaves the peak that it met first, and
+    chains do not agree.
     """
     sweep = samplers.slice_sampler(
         lambda means: log_posterior(means, x),
         width=1.0,
         adapt_steps=adapt_steps,
         order="random",
-        uniform_fn=kd.random.uniform,
     )
+
+    if not exchange:
+        return sweep
 
     def step(key: Key, state: samplers.SliceState) -> tuple[samplers.SliceState, PyTree]:
         sweep_key, pair_key, accept_key = jax.random.split(key, 3)
@@ -77,13 +79,15 @@ def chain(
     num_points: int,
     *,
     batch_size: int,
-    burn_in: int,
+    adapt_steps: int,
     thin: int = 1,
     num_chains: int | None = None,
+    exchange: bool = True,
     salt: int = 0,
 ) -> Stream:
     """Means from chains that start at 0, under `"w"`, and a draw of each, `[B, 1]`, under `"x"`.
 
+    Their infos are under `"info"`. What comes before the burn-in is over is handed out too.
     The points of the posterior are drawn by `init` and kept in the state: streams with the
     same key have the same points, and with another salt other chains.
     """
@@ -91,10 +95,9 @@ def chain(
 
     def given(x: Array) -> Stream:
         return streams.chain(
-            sampler(x, burn_in),
+            sampler(x, adapt_steps, exchange=exchange),
             jnp.zeros(shape),
             batch_size=batch_size,
-            burn_in=burn_in,
             thin=thin,
             num_chains=num_chains,
             name="w",
@@ -108,6 +111,6 @@ def chain(
         x, where = state
         chain_key, draw_key = jax.random.split(jax.random.fold_in(key, salt))
         where, batch = given(x).next(chain_key, where)
-        return (x, where), {"w": batch["w"], "x": draw_given(draw_key, batch["w"])[:, None]}
+        return (x, where), {**batch, "x": draw_given(draw_key, batch["w"])[:, None]}
 
     return Stream(init, next_)

@@ -28,6 +28,9 @@ class Settings:
     burn_in: int = setting(
         1000, 1000, "sweeps of slice sampling before the first sample", at_least=0, at_most=MOST
     )
+    exchange: bool = setting(
+        True, True, "two means after each sweep, by Metropolis's rule; the thesis has no such step"
+    )
     thin: int = setting(1, 1, "sweeps a sample of the online chain", at_least=1, at_most=MOST)
     num_fitted: int = setting(
         1000, 1000, "draws from the Monte Carlo density, for batch EM", at_least=2, at_most=MOST

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.bags import BAG_STEPS, by_chain, check_bag
+from experiments.bags import BAG_STEPS, burn_in_batches, by_chain, check_bag, keep_draws
+from experiments.chains import check_slices, slice_figures
 from experiments.density_estimation import figures, posterior, quadrature, tables
 from experiments.density_estimation.settings import ROUTES, Settings
 from experiments.flags import Options
@@ -18,7 +19,7 @@ from kd.export import export_student
 from kd.types import Array, Key, PyTree
 
 EXPERIMENT = "density_estimation"
-COLUMNS = ("loss", "kl", "stored", "num_empty", "num_floored")
+COLUMNS = ("loss", "kl", "stored", "num_empty", "num_floored", "num_exhausted", "num_limited")
 NUM_POINTS = 12  # Of a curve.
 
 
@@ -34,6 +35,8 @@ class Result(NamedTuple):
       kl: `[R]`, nats: from the Monte Carlo prediction to the students, and to the truth.
       r_hat: the largest split R-hat of a mean, in each data set, `[R]`.
       ess: the least effective samples of a mean, `[R]`.
+      mishaps: components without a share, the mean over the data sets, of "batch" and "online"
+        EM; and the share of batch fits that had not converged.
     """
 
     points: np.ndarray
@@ -42,6 +45,20 @@ class Result(NamedTuple):
     students: dict[str, PyTree]
     log_densities: dict[str, np.ndarray]
     kl: dict[str, np.ndarray]
+    r_hat: np.ndarray
+    ess: np.ndarray
+    mishaps: dict[str, float]
+
+
+class Sweep(NamedTuple):
+    """Online students by where their draws come from, and by draws a step.
+
+    Attributes:
+      kl: `[R]`, nats, by route and batch size.
+      r_hat, ess: as in `Result`, of the bag that they are compared with.
+    """
+
+    kl: dict[tuple[str, int], np.ndarray]
     r_hat: np.ndarray
     ess: np.ndarray
 
@@ -57,7 +74,7 @@ def run(preset: str, settings: Settings, options: Options) -> None:
         inputs_fn=dict,
         load_fn=partial(load, settings),
         study_fn=estimate,
-        products=("figures", "student"),
+        products=("draws", "figures", "student"),
     )
     tables.show(summary, settings, options.workdir)
 
@@ -71,7 +88,7 @@ def estimate(run: Run, _: None) -> list[Row]:
     """Every number of points, the comparison of batches; then figures, exports and rows."""
     settings = run.settings
     results = {num: solve(run, num) for num in settings.num_points}
-    sweep = compare_batches(run) if settings.batch_sizes else {}
+    sweep = compare_batches(run) if settings.batch_sizes else None
     figures.draw(run, results, sweep)
     export(run, results)
     return tables.rows(settings, results, sweep)
@@ -83,15 +100,24 @@ def solve(run: Run, num_points: int) -> Result:
     x = quadrature.grid(run.settings.grid_points)
     monte_carlo = quadrature.monte_carlo(bags, x)
     evaluate = quadrature.mixtures(student_of(run.settings), x)
+    batch = fit_batch(run, num_points, bags)
+    phase = f"online[{num_points}]"
     students = {
-        "batch": fit_batch(run, num_points, bags),
-        "online": fit_online(run, f"online[{num_points}]", num_points, monte_carlo),
+        "batch": batch.params,
+        "online": fit_online(run, phase, num_points, monte_carlo),
+    }
+    mishaps = {
+        "batch": float(np.mean(batch.num_empty)),
+        "online": float(run.log.rows(phase)[-1]["num_empty"]),
+        "not_converged": float(np.mean(~np.asarray(batch.is_converged))),
     }
     log_densities = {name: evaluate(params) for name, params in students.items()}
     against = log_densities | {"truth": np.log(quadrature.truth(x))[None]}
     kl = {name: quadrature.kl_divergence(monte_carlo, log_q, x) for name, log_q in against.items()}
     r_hat, ess = diagnose(bags, run.settings.num_chains)
-    return Result(points, bags, monte_carlo, students, log_densities, kl, r_hat, ess)
+    first = bags[0].reshape(run.settings.num_chains, -1, bags.shape[-1])
+    keep_draws(run.workdir, f"points-{num_points}", first)
+    return Result(points, bags, monte_carlo, students, log_densities, kl, r_hat, ess, mishaps)
 
 
 def student_of(settings: Settings) -> models.GaussianMixture:
@@ -102,13 +128,15 @@ def student_of(settings: Settings) -> models.GaussianMixture:
 def fill_bags(run: Run, num_points: int) -> tuple[np.ndarray, np.ndarray]:
     """Points `[R, N]` and samples of their posteriors `[R, S, 3]`, chain by chain."""
     settings = run.settings
+    share = settings.num_samples // BAG_STEPS
     stream = posterior.chain(
         num_points,
-        batch_size=settings.num_samples // BAG_STEPS,
-        burn_in=settings.burn_in,
+        batch_size=share,
+        adapt_steps=settings.burn_in,
         num_chains=settings.num_chains,
+        exchange=settings.exchange,
     )
-    update = training.store("w")
+    update = training.observe(training.store("w"), lambda batch: slice_figures(batch["info"]))
     empty = jnp.zeros((settings.num_repeats, settings.num_samples, posterior.NUM_MEANS))
     phase = f"bag[{num_points}]"
     kept = run.fit(
@@ -120,8 +148,10 @@ def fill_bags(run: Run, num_points: int) -> tuple[np.ndarray, np.ndarray]:
         BAG_STEPS,
         evaluate_fn=lambda state: {},
         num_points=1,
+        burn_in=burn_in_batches(settings.burn_in, share, num_chains=settings.num_chains),
         num_replicas=settings.num_repeats,
     ).kept
+    check_slices(run.log, phase)
     bags = np.stack([by_chain(bag, settings.num_chains) for bag in kept]).reshape(kept.shape)
     return data_sets(run, num_points), bags
 
@@ -148,16 +178,16 @@ def starts(run: Run, phase: str) -> PyTree:
     return jax.vmap(lambda key: mixture.init(key, jnp.zeros(1)))(keys)
 
 
-def fit_batch(run: Run, num_points: int, bags: np.ndarray) -> PyTree:
+def fit_batch(run: Run, num_points: int, bags: np.ndarray) -> inference.EMResult:
     """Draws from the Monte Carlo predictions, and mixtures fitted to them by batch EM."""
     settings, mixture = run.settings, student_of(run.settings)
     phase = f"batch[{num_points}]"
 
-    def fit(key: Key, bag: Array, start: PyTree) -> PyTree:
+    def fit(key: Key, bag: Array, start: PyTree) -> inference.EMResult:
         choice_key, draw_key = jax.random.split(key)
         chosen = jax.random.randint(choice_key, (settings.num_fitted,), 0, len(bag))
         x = posterior.draw_given(draw_key, bag[chosen])[:, None]
-        return inference.fit_mixture(mixture, start, x).params
+        return inference.fit_mixture(mixture, start, x)
 
     keys = jax.random.split(run.key(phase), settings.num_repeats)
     fit_all = jax.jit(lambda inputs: jax.lax.map(lambda one: fit(*one), inputs))
@@ -177,13 +207,15 @@ def fit_online(
 ) -> PyTree:
     """Mixtures that learn from chains as they run; nothing of a chain is stored."""
     settings, mixture = run.settings, student_of(run.settings)
+    batch_size, thin = batch_size or settings.batch_size, thin or settings.thin
     num_iterations = num_iterations or settings.num_iterations
     stream = posterior.chain(
         num_points,
-        batch_size=batch_size or settings.batch_size,
-        burn_in=settings.burn_in,
-        thin=thin or settings.thin,
+        batch_size=batch_size,
+        adapt_steps=settings.burn_in,
+        thin=thin,
         num_chains=num_chains,
+        exchange=settings.exchange,
         salt=1,  # Other chains than the bag's.
     )
     step_size = (
@@ -191,7 +223,10 @@ def fit_online(
         if settings.step_size == "linear"
         else inference.power_step_size(settings.step_offset, settings.power)
     )
-    update = inference.expectation_maximization(mixture, step_size=step_size)
+    update = training.observe(
+        inference.expectation_maximization(mixture, step_size=step_size),
+        lambda batch: slice_figures(batch["info"]),
+    )
     x = quadrature.grid(settings.grid_points)
     log_densities = quadrature.mixtures(mixture, x)
 
@@ -208,12 +243,15 @@ def fit_online(
         num_iterations,
         evaluate_fn=evaluate,
         num_points=NUM_POINTS,
+        burn_in=burn_in_batches(
+            settings.burn_in, batch_size, num_chains=num_chains or 1, thin=thin
+        ),
         num_replicas=settings.num_repeats,
     ).params
 
 
-def compare_batches(run: Run) -> dict[tuple[str, int], np.ndarray]:
-    """KL divergences `[R]` by route and batch size, all with as many draws of the students.
+def compare_batches(run: Run) -> Sweep:
+    """Online students by route and batch size, all with as many draws.
 
     One chain, whose draws in a batch are correlated; one thinned; a chain for each draw.
     """
@@ -237,7 +275,7 @@ def compare_batches(run: Run) -> dict[tuple[str, int], np.ndarray]:
                 num_chains=size if route == "parallel" else None,
             )
             found[route, size] = quadrature.kl_divergence(monte_carlo, evaluate(params), x)
-    return found
+    return Sweep(found, *diagnose(bags, settings.num_chains))
 
 
 def export(run: Run, results: dict[int, Result]) -> None:

@@ -10,7 +10,7 @@ from experiments.density_estimation.settings import ROUTES, Settings
 from experiments.report import Row
 
 if TYPE_CHECKING:
-    from experiments.density_estimation.study import Result
+    from experiments.density_estimation.study import Result, Sweep
 
 STUDENTS = ("batch", "online")
 MOST_R_HAT = 1.01
@@ -24,7 +24,7 @@ ROUTE_NAMES = {
 def rows(
     settings: Settings,
     results: "dict[int, Result]",
-    sweep: dict[tuple[str, int], np.ndarray],
+    sweep: "Sweep | None",
 ) -> list[Row]:
     """All final figures of a run; errors are over data sets."""
     made = []
@@ -36,8 +36,26 @@ def rows(
         repeats = len(result.r_hat)
         made.append(Row(f"r_hat[{num_points}]", float(result.r_hat.max()), None, repeats, ""))
         made.append(Row(f"ess[{num_points}]", float(result.ess.min()), None, repeats, "samples"))
-    for (route, size), kl in sweep.items():
+        for name in ("batch", "online"):
+            row = Row(f"num_empty.{name}[{num_points}]", result.mishaps[name], None, repeats, "")
+            made.append(row)
+        share = result.mishaps["not_converged"]
+        made.append(Row(f"not_converged.batch[{num_points}]", share, None, repeats, ""))
+    return made + (_sweep_rows(sweep) if sweep else [])
+
+
+def _sweep_rows(sweep: "Sweep") -> list[Row]:
+    """Of every route, and its difference from one chain's, in pairs of the same data set."""
+    repeats = len(sweep.r_hat)
+    made = [
+        Row("r_hat.sweep", float(sweep.r_hat.max()), None, repeats, ""),
+        Row("ess.sweep", float(sweep.ess.min()), None, repeats, "samples"),
+    ]
+    for (route, size), kl in sweep.kl.items():
         made.append(_mean(f"kl.sweep[{route},{size}]", kl))
+        if route != "one":
+            gap = kl - sweep.kl["one", size]
+            made.append(_mean(f"kl.sweep_less_one[{route},{size}]", gap))
     return made
 
 
@@ -61,12 +79,28 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         title = f"online EM of {settings.sweep_points:,} points: KL by draws a step, and from where"
         header = ["draws", *(ROUTE_NAMES[route] for route in ROUTES)]
         report.print_table(title, header, lines)
+        ess, r_hat = by_name["ess.sweep"]["value"], by_name["r_hat.sweep"]["value"]
+        print(f"The chains there: {ess:,.0f} effective samples at least, R-hat {r_hat:.3f}.")
+    _show_mishaps(by_name, settings)
     if settings.num_repeats > 1:
         print(f"± is one standard error over {settings.num_repeats} data sets; R-hat the largest.")
     if is_apart:
         print("* The chains do not agree: more samples, or a longer burn-in, are needed.")
     print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
     print(workdir / "student")
+
+
+def _show_mishaps(by_name: report.RowsByName, settings: Settings) -> None:
+    """Components that EM left without a share, and fits cut short, where there are any."""
+    for num in settings.num_points:
+        batch, online = (by_name[f"num_empty.{n}[{num}]"]["value"] for n in ("batch", "online"))
+        if batch or online:
+            print(
+                f"{num:,} points: of {settings.num_components} components batch EM leaves "
+                f"{batch:.1f} without a share, online EM {online:.1f} (means over data sets)."
+            )
+        if share := by_name[f"not_converged.batch[{num}]"]["value"]:
+            print(f"{num:,} points: {100 * share:.0f} % of the batch fits had not converged.")
 
 
 def _mean(name: str, values: np.ndarray) -> Row:

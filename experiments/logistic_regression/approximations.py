@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.flags import UserError
 from experiments.logistic_regression.problems import Problem
 from experiments.run import Run
-from kd import inference
+from kd import inference, samplers
 from kd.types import PyTree
 
 WARMUP = 1000
@@ -24,11 +25,15 @@ class Approximation(NamedTuple):
       gaussian: over the weights, or None.
       samples: `[S, ...]`, or None.
       method: how a Gaussian predicts, see `kd.inference.predict_logistic`.
+      r_hat: of samples, the largest of a weight.
+      num_divergences: of Hamiltonian Monte Carlo.
     """
 
     gaussian: inference.Gaussian | None
     samples: np.ndarray | None
     method: str = "quadrature"
+    r_hat: float = float("nan")
+    num_divergences: int = 0
 
     def probs(self, problem: Problem, x: np.ndarray) -> np.ndarray:
         """Of the classes at inputs `[M, D]`: `[M, C]`."""
@@ -65,21 +70,24 @@ def all_of(run: Run, problem: Problem) -> dict[str, Approximation]:
             ("laplace", mode, "quadrature"),
         ):
             if not result.is_converged:
-                raise ArithmeticError(f"{name} has not converged.")
+                raise UserError(
+                    f"{name} has not converged on these data; a smaller --prior_variance may help."
+                )
             gaussian = inference.Gaussian(result.mean, result.covariance)
             found[name] = Approximation(gaussian, None, method)
-    found["hmc"] = Approximation(None, hamiltonian(run, problem))
+    found["hmc"] = hamiltonian(run, problem)
     return found
 
 
-def hamiltonian(run: Run, problem: Problem) -> np.ndarray:
+def hamiltonian(run: Run, problem: Problem) -> Approximation:
     """As many samples as the bag has, by numpyro's NUTS."""
     import numpyro.infer
 
     settings = run.settings
     mcmc = numpyro.infer.MCMC(
         numpyro.infer.NUTS(
-            potential_fn=lambda w: -problem.log_posterior(w, settings.prior_variance)
+            potential_fn=lambda w: -problem.log_posterior(w, settings.prior_variance),
+            target_accept_prob=0.95,
         ),
         num_warmup=WARMUP,
         num_samples=settings.num_samples // settings.num_chains,
@@ -88,8 +96,14 @@ def hamiltonian(run: Run, problem: Problem) -> np.ndarray:
         progress_bar=False,
     )
     start = jnp.zeros((settings.num_chains, *problem.weight_shape()))
-    mcmc.run(run.key("hmc"), init_params=start)
-    return np.asarray(mcmc.get_samples())
+    mcmc.run(run.key("hmc"), init_params=start, extra_fields=("diverging",))
+    draws = np.asarray(mcmc.get_samples(group_by_chain=True))
+    return Approximation(
+        None,
+        draws.reshape(-1, *draws.shape[2:]),
+        r_hat=max(one.r_hat for one in samplers.diagnose(draws).values()),
+        num_divergences=int(np.sum(mcmc.get_extra_fields()["diverging"])),
+    )
 
 
 def mean_probs(problem: Problem, samples: np.ndarray, x: np.ndarray) -> np.ndarray:

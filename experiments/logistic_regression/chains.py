@@ -5,8 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-import kd.random
-from experiments import langevin
+from experiments.chains import langevin_figures, slice_figures
 from experiments.logistic_regression.problems import Problem
 from experiments.logistic_regression.settings import Settings
 from kd import samplers, streams, training
@@ -16,14 +15,13 @@ from kd.types import Array, Sampler, Stream, Update
 def stream(
     problem: Problem, settings: Settings, batch_size: int, num_chains: int | None = None
 ) -> Stream:
-    """Samples of the posterior as the chains go, `{"w", "info"}`."""
+    """Samples of the posterior as the chains go, `{"w", "info"}`, those of the burn-in too."""
     chart = problem.chart(settings.prior_variance)
     size = len(chart.factor)
     chain = streams.chain(
         sampler(problem, settings, chart.weights),
         jnp.zeros(size if num_chains is None else (num_chains, size)),
         batch_size=batch_size,
-        burn_in=settings.burn_in,
         thin=settings.thin,
         num_chains=num_chains,
         name="z",
@@ -41,7 +39,6 @@ def sampler(problem: Problem, settings: Settings, weights_fn: Callable[[Array], 
             width=1.0,
             adapt_steps=settings.burn_in,
             order="random",
-            uniform_fn=kd.random.uniform,
         )
     log_posterior_fn = samplers.minibatch_log_posterior(
         lambda z: problem.log_prior(weights_fn(z), settings.prior_variance),
@@ -53,15 +50,15 @@ def sampler(problem: Problem, settings: Settings, weights_fn: Callable[[Array], 
         examples = streams.resample(data, settings.minibatch)
     else:
         examples = Stream(lambda key: (), lambda key, state: (state, data))
-    options = {"step_size": settings.step_size, "normal_fn": kd.random.normal}
+    size = settings.step_size
     if settings.sampler == "sghmc":
-        return samplers.sghmc(log_posterior_fn, examples, friction=settings.friction, **options)
-    return samplers.sgld(log_posterior_fn, examples, **options)
+        return samplers.sghmc(
+            log_posterior_fn, examples, step_size=size, friction=settings.friction
+        )
+    return samplers.sgld(log_posterior_fn, examples, step_size=size)
 
 
 def observed(update: Update, settings: Settings) -> Update:
     """The update of a student beside such a chain, or of a bag, with the chain's own figures."""
-    if settings.sampler == "slice":
-        return update
-
-    return training.observe(update, lambda batch: langevin.figures(batch["info"]))
+    figures_fn = slice_figures if settings.sampler == "slice" else langevin_figures
+    return training.observe(update, lambda batch: figures_fn(batch["info"]))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
+from experiments.flags import UserError
 from experiments.logistic_regression.settings import Settings
 from kd import models
 from kd.types import Array, PyTree
@@ -131,9 +132,16 @@ def load(settings: Settings) -> Problem:
     order = np.random.default_rng(settings.seed).permutation(len(found.target))
     count = int(settings.train_fraction * len(order))
     x, y = found.data[order], found.target[order]
+    num_classes = len(found.target_names)
+    if count == len(order) or len(np.unique(y[:count])) < num_classes:
+        raise UserError(
+            f"--train_fraction={settings.train_fraction:g} leaves {count} of {len(order)} examples "
+            f"to learn from: not one of each of the {num_classes} classes."
+        )
     mean, scale = x[:count].mean(0), x[:count].std(0)
+    scale = np.where(scale > 0, scale, 1.0)  # Of few examples a column may be constant.
     x = np.column_stack([(x - mean) / scale, np.ones(len(x))]).astype(np.float32)
-    return Problem(x[:count], y[:count], x[count:], y[count:], len(found.target_names))
+    return Problem(x[:count], y[:count], x[count:], y[count:], num_classes)
 
 
 def _log_probs(is_binary: bool, logits: Array) -> Array:

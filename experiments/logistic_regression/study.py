@@ -9,20 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.bags import BAG_STEPS, by_chain, check_bag
+from experiments.bags import BAG_STEPS, burn_in_batches, by_chain, check_bag, keep_draws
+from experiments.chains import check_slices, divergence
 from experiments.flags import Options
-from experiments.langevin import divergence
 from experiments.logistic_regression import approximations, chains, figures, problems, tables
 from experiments.logistic_regression.problems import Problem
 from experiments.logistic_regression.settings import Settings
 from experiments.report import Row
 from experiments.run import Run, execute
-from kd import derivatives, losses, samplers, streams, training
+from kd import derivatives, losses, streams, training
 from kd.export import export_student
 from kd.types import Array, Batch, PyTree, Stream
 
 EXPERIMENT = "logistic_regression"
-COLUMNS = ("loss", "gap", "stored", "log_posterior")
+COLUMNS = ("loss", "gap", "stored", "log_posterior", "num_exhausted", "num_limited")
 NUM_POINTS = 12  # Of a curve.
 LABEL_BATCHES = 20  # Asked of the bag at once.
 
@@ -57,7 +57,7 @@ def run(preset: str, settings: Settings, options: Options) -> None:
         inputs_fn=dict,
         load_fn=partial(load, settings),
         study_fn=compare,
-        products=("figures", "student"),
+        products=("draws", "figures", "student"),
     )
     tables.show(summary, settings, options.workdir)
 
@@ -100,11 +100,15 @@ def fill_bag(run: Run, problem: Problem) -> Bag:
             BAG_STEPS,
             evaluate_fn=lambda state: {},
             num_points=1,
+            burn_in=burn_in_batches(
+                settings.burn_in, share, num_chains=settings.num_chains, thin=settings.thin
+            ),
         ).kept
+    if settings.sampler == "slice":
+        check_slices(run.log, "bag")
     draws = by_chain(kept, settings.num_chains)
-    found = samplers.diagnose(draws).values()
-    r_hat, ess = max(one.r_hat for one in found), min(one.ess for one in found)
-    return Bag(draws.reshape(kept.shape), float(r_hat), float(ess))
+    r_hat, ess = keep_draws(run.workdir, "posterior", draws)
+    return Bag(draws.reshape(kept.shape), r_hat, ess)
 
 
 def inputs(problem: Problem, batch_size: int, variance: float) -> Stream:
@@ -134,11 +138,12 @@ def train_students(
     """`num_repeats` bags of a few members, `[R, S', ...]`."""
     settings, phase = run.settings, f"student[{mode},{loss},{variance:g}]"
     student = problem.bag(settings.num_members)
-    stream = inputs(problem, settings.batch_size, variance)
+    stream, burn_in = inputs(problem, settings.batch_size, variance), 0
     if mode == "batch":
         stream = _labelled(problem, stream, bag, loss)
     else:
         stream = streams.merge(stream, chains.stream(problem, settings, settings.batch_size))
+        burn_in = burn_in_batches(settings.burn_in, settings.batch_size, thin=settings.thin)
     rate = optax.linear_schedule(settings.learning_rate, 0.0, settings.num_iterations)
     update = training.gradient(objective_of(problem, mode, loss), optax.sgd(rate))
     if mode == "online":
@@ -156,6 +161,7 @@ def train_students(
             settings.num_iterations,
             evaluate_fn=lambda state: {"gap": float(np.mean(gap_fn(state.params)))},
             num_points=NUM_POINTS,
+            burn_in=burn_in,
             num_replicas=settings.num_repeats,
         ).params
 

@@ -112,6 +112,8 @@ def rows(
     made = [
         Row("r_hat", bag.r_hat, None, settings.num_chains, ""),
         Row("ess", bag.ess, None, settings.num_chains, "samples"),
+        Row("r_hat.hmc", others["hmc"].r_hat, None, settings.num_chains, ""),
+        Row("num_divergences.hmc", float(others["hmc"].num_divergences), None, 1, ""),
     ]
     for (name, place), probs in predictions.items():
         if name != "mcmc":
@@ -140,10 +142,8 @@ def _costs(
         "mcmc": (bag.samples.nbytes, lambda: mean_probs(problem, bag.samples, x)),
         "student": (one.nbytes, lambda: mean_probs(problem, one, x)),
     }
-    for name in ("ep", "laplace", "ep_mackay"):
-        if name in others:
-            other = others[name]
-            found[name] = (other.num_bytes(), lambda other=other: other.probs(problem, x))
+    for name, other in others.items():
+        found[name] = (other.num_bytes(), lambda other=other: other.probs(problem, x))
     made = []
     for name, (num_bytes, predict) in found.items():
         made.append(Row(f"cost.bytes[{name}]", float(num_bytes), None, 1, "bytes"))
@@ -181,14 +181,14 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             [
                 kind,
                 report.pm(by_name[f"mean_gap.{own}[{kind}]"], 4),
+                f"{by_name[f'max_gap.{own}[{kind}]']['value']:.3f}",
                 report.pm(by_name[f"mean_gap.{place}[{kind}]"], 4),
-                report.pm(by_name[f"max_gap.{place}[{kind}]"], 3),
+                f"{by_name[f'max_gap.{place}[{kind}]']['value']:.3f}",
             ]
         )
     title = f"gaps to the mean of {settings.num_samples:,} samples, in probability"
-    report.print_table(
-        title, ["", "mean, own inputs", f"mean, {place}", f"greatest, {place}"], lines
-    )
+    header = ["", "mean, inputs", "greatest", f"mean, {place}", "greatest"]
+    report.print_table(title, header, lines)
     if is_real:
         lines = [
             [
@@ -205,7 +205,7 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             f"{by_name[f'cost.bytes[{name}]']['value']:,.0f}",
             f"{by_name[f'cost.latency[{name}]']['value']:.2f}",
         ]
-        for name in ("mcmc", "student", "ep", "ep_mackay", "laplace")
+        for name in ("mcmc", "student", "ep", "ep_mackay", "laplace", "hmc")
         if f"cost.bytes[{name}]" in by_name
     ]
     report.print_table("what it costs", ["", "bytes", "ms, 1,000 predictions"], lines)
@@ -215,6 +215,9 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     print(f"R-hat {r_hat:.3f}, {by_name['ess']['value']:,.0f} effective samples.")
     if not r_hat < MOST_R_HAT:
         print("The chains do not agree: more samples, or a longer burn-in, are needed.")
+    hmc, divergences = (by_name[f"{n}.hmc"]["value"] for n in ("r_hat", "num_divergences"))
+    if not hmc < MOST_R_HAT or divergences:
+        print(f"Hamiltonian Monte Carlo: R-hat {hmc:.3f}, {divergences:.0f} divergent steps.")
     print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
     print(workdir / "student")
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import langevin
+from experiments import chains
 from experiments.flags import Options, UserError
 from experiments.posterior_expectations import figures, networks, students, tables
 from experiments.posterior_expectations.settings import STUDENTS, Chain, Settings
@@ -17,7 +17,6 @@ from kd import data, inference, metrics, samplers, streams, training
 from kd.data import Dataset
 from kd.export import export_student
 from kd.metrics import Uncertainties
-from kd.random import normal
 from kd.types import Array, PyTree, Sampler, Stream
 
 EXPERIMENT = "posterior_expectations"
@@ -147,12 +146,12 @@ def distil(run: Run, loaded: Loaded, chain: Chain) -> dict[str, Judged]:
         for index, s in enumerate(settings.students())
     }
     judge = partial(judge_all, settings, dataset, places)
-    with langevin.divergence(settings.teacher, settings.step_size):
+    with chains.divergence(settings.teacher, settings.step_size):
         state = run.fit(
             f"chain[{chain.name}]",
             key,
             stream_of(run, dataset, unlabelled, weights, log_prob_fn),
-            training.observe(update, lambda batch: langevin.figures(batch["chain"]["info"])),
+            training.observe(update, lambda batch: chains.langevin_figures(batch["chain"]["info"])),
             update.init({**starts, TEACHER: weights}),
             settings.student_steps,
             evaluate_fn=lambda state: scores(judge(state), dataset.test_y),
@@ -245,13 +244,12 @@ def sampler_of(settings: Settings, dataset: Dataset, log_prob_fn) -> Sampler:
             examples,
             step_size=settings.step_size,
             friction=settings.friction,
-            normal_fn=normal,
         )
     size = settings.step_size
     if settings.teacher == "cyclical":
         steps = settings.burn_in + settings.student_steps * settings.thin
         size = samplers.cyclical_step_size(size, num_cycles=settings.num_cycles, num_steps=steps)
-    return samplers.sgld(log_posterior_fn, examples, step_size=size, normal_fn=normal)
+    return samplers.sgld(log_posterior_fn, examples, step_size=size)
 
 
 def judge_all(

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-import kd.random
 from experiments.book import Book, has_value
 from experiments.run import Run
 from kd import inference
@@ -235,7 +234,7 @@ def gibbs_samples(run: Run, teacher: "Teacher", name: str, num: int) -> Array:
 @partial(jax.jit, static_argnums=(0, 1))
 def _simulate(rbm: RBM, num_steps: int, params: PyTree, key: Key, start: Array) -> Array:
     """Chains from `start`, all stepped so many times."""
-    sampler = block_gibbs(rbm, params, uniform_fn=kd.random.uniform)
+    sampler = block_gibbs(rbm, params)
     start = start.astype(params["params"]["w"].dtype)
     return jax.lax.fori_loop(
         0, num_steps, lambda i, x: sampler.step(jax.random.fold_in(key, i), x)[0], start
@@ -247,7 +246,7 @@ def _ais(
 ) -> dict[str, Any]:
     settings = run.settings
     base = jnp.asarray(inference.data_logits(train_x), jnp.float32)
-    path = rbm_path(teacher.params, base_rate_logits=base, uniform_fn=kd.random.uniform)
+    path = rbm_path(teacher.params, base_rate_logits=base)
     betas = schedule(settings.ais_steps)
     if samples is None:
         result = inference.annealed_importance_sampling(

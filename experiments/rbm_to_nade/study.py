@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import kd.random
 from experiments.book import Book
 from experiments.flags import Options
 from experiments.rbm_to_nade import estimates, figures, inputs, tables
@@ -59,7 +58,7 @@ class Teacher(NamedTuple):
 
     def gibbs(self) -> Sampler:
         """Its kernel, on fast random numbers."""
-        return block_gibbs(self.rbm, self.params, uniform_fn=kd.random.uniform)
+        return block_gibbs(self.rbm, self.params)
 
 
 def run(preset: str, settings: Settings, options: Options) -> None:
@@ -124,7 +123,7 @@ def make_teacher(run: Run, loaded: Loaded) -> Teacher:
     fit_key, init_key, chain_key = jax.random.split(run.key("rbm"), 3)
     update = training.contrastive_divergence(
         rbm.log_potential,
-        lambda params: block_gibbs(rbm, params, uniform_fn=kd.random.uniform),
+        lambda params: block_gibbs(rbm, params),
         optax.sgd(optax.linear_schedule(settings.rbm_rate, 0.0, num_steps)),
         chain_key,
         num_steps=settings.rbm_steps,

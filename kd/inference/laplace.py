@@ -70,8 +70,10 @@ def logistic_laplace(
       0.803 0.522 -2.911
 
     Reference:
-      MacKay (1992), "The evidence framework applied to classification networks". The
-      thesis has EP alone.
+      Bishop (2006), "Pattern Recognition and Machine Learning", (4.142) with a prior mean of 0,
+      (4.143), whose right-hand side is the inverse of the covariance, (4.144) and, the evidence,
+      (4.137); MacKay (1992), "The evidence framework applied to classification networks".
+      Deviation: Newton steps are halved until the log-posterior gains. The thesis has EP alone.
     """
     design, factor = whiten(x, y, prior_covariance)
     checks.check_count("max_iterations", max_iterations)

@@ -101,7 +101,17 @@ def whiten(
 
     Raises:
       ValueError: if a shape does not fit, there are no data, an entry is not finite, a label
-        is neither 0 nor 1, or the covariance is not symmetric and positive definite.
+        is neither 0 nor 1, the covariance is not symmetric and positive definite, or the
+        inputs are too large for it.
+
+    Example:
+      >>> design, factor = whiten(np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([1, 0]), 4.0)
+      >>> print(design)
+      [[ 2.  4.]
+       [-6. -2.]]
+      >>> print(factor)
+      [[2. 0.]
+       [0. 2.]]
     """
     x, y = _check_inputs(x), np.asarray(y)
     checks.check_rank("y", y, 1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import kd.random
 from kd import checks
 from kd.inference.annealing import AnnealingPath
 from kd.types import Array, Key, PyTree
@@ -17,7 +18,7 @@ def rbm_path(
     params: Mapping[str, PyTree],
     *,
     base_rate_logits: Array,
-    uniform_fn: UniformFn = jax.random.uniform,
+    uniform_fn: UniformFn = kd.random.uniform,
 ) -> AnnealingPath:
     r"""The geometric path to a binary RBM from independent variables.
 
@@ -33,7 +34,7 @@ def rbm_path(
       params: of `kd.models.RBM`, or the inner dictionary: `w`, `[I, J]`; `a`, `[I]`, visible
         biases; `b`, `[J]`, hidden biases.
       base_rate_logits: `[I]`, :math:`a_0`, as of `data_logits`.
-      uniform_fn: `(key, shape) -> [*shape]`, uniform on [0, 1); `kd.random.uniform` is faster.
+      uniform_fn: `(key, shape) -> [*shape]`, uniform on [0, 1), for instance `jax.random.uniform`.
 
     Returns:
       The path, whose `log_z_base` is that of the independent variables and J free hidden ones.

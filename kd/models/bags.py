@@ -21,8 +21,15 @@ class SigmoidBag(nn.Module):
     are learned. With the samples of a posterior as its parameters, `{"params": {"w": samples}}`, it
     is the Monte Carlo prediction itself.
 
+    Gradients flow through the weights and the input, and stay finite where every member is
+    certain.
+
     Attributes:
       num_members: S >= 1.
+
+    Raises:
+      ValueError: if S < 1; when applied, if the input is no vector.
+      TypeError: if S is no integer.
 
     Example:
       >>> bag = SigmoidBag(num_members=2)
@@ -43,7 +50,7 @@ class SigmoidBag(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Log-odds of one input `[D]`, a scalar."""
+        """Log-odds of label 1 at one input `[D]`, a scalar, in nats."""
         checks.check_rank("x", x, 1)
         scale = (x.size + 1) ** -0.5
         w = self.param("w", nn.initializers.normal(scale), (self.num_members, x.size))
@@ -59,9 +66,16 @@ class SoftmaxBag(nn.Module):
 
     .. math:: f_c(x) = \frac{1}{S} \sum_s \mathrm{softmax}_c(W_s x)
 
+    Gradients flow through the weights and the input, and stay finite where every member is
+    certain.
+
     Attributes:
       num_members: S >= 1.
       num_classes: C >= 2.
+
+    Raises:
+      ValueError: if S < 1 or C < 2; when applied, if the input is no vector.
+      TypeError: if a count is no integer.
 
     Example:
       >>> bag = SoftmaxBag(num_members=1, num_classes=3)

@@ -132,7 +132,20 @@ def fold_in_range(key: Key, num_keys: int) -> Key:
 
 
 def position_of(state: PyTree) -> PyTree:
-    """The position in a sampler's state: its field `position`, or the whole."""
+    """The position in a sampler's state: its field `position`, or the whole.
+
+    Args:
+      state: of a `Sampler`, this library's or blackjax's. Gradients flow through.
+
+    Returns:
+      The position, of the structure that `init` was given.
+
+    Example:
+      >>> from kd.samplers import slice_sampler
+      >>> state = slice_sampler(lambda x: -0.5 * x**2, width=2.0).init(jnp.array(3.0))
+      >>> float(position_of(state)), float(position_of(jnp.array(2.0)))
+      (3.0, 2.0)
+    """
     return getattr(state, "position", state)
 
 
@@ -144,7 +157,8 @@ def check_sampler(sampler: Sampler) -> None:
 
 def check_start(state: PyTree) -> None:
     """Raises ValueError if a log-density in the state is not finite; traced values pass."""
-    value = getattr(state, "log_density", getattr(state, "logdensity", None))
+    names = ("log_density", "logdensity", "log_posterior")
+    value = next((getattr(state, name) for name in names if hasattr(state, name)), None)
     if value is None or isinstance(value, jax.core.Tracer):
         return
     value = np.asarray(value)

@@ -79,6 +79,14 @@ def diagnosis_table(found: Mapping[str, Diagnosis], *, at_most: int = 20) -> str
       found: of `diagnose`.
       at_most: rows; how many more there are is said.
 
+    Returns:
+      Lines, joined: a heading, the rows, and what was left out. Coordinates whose R-hat is NaN
+      come last.
+
+    Raises:
+      ValueError: if `at_most` < 1.
+      TypeError: if it is no integer.
+
     Example:
       >>> print(diagnosis_table({"w[0]": Diagnosis(0.5, 1.0, 0.01, 10_000.0, 1.0003)}))
       coordinate                   mean        std       mcse        ess    R-hat
@@ -113,6 +121,14 @@ def save_draws(path: str | os.PathLike, position: PyTree) -> None:
 
     Raises:
       ValueError: as `diagnose`; or if the path ends otherwise.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     save_draws(f"{folder}/draws.npz", {"w": np.zeros((2, 5, 3)), "b": np.ones((2, 5))})
+      ...     with np.load(f"{folder}/draws.npz") as file:
+      ...         print({name: file[name].shape for name in sorted(file)})
+      {'b': (2, 5), 'w': (2, 5, 3)}
     """
     path = Path(path)
     if path.suffix != ".npz":

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+import kd.random
 from kd import checks
 from kd.types import Array, Key, PyTree, Sampler
 
@@ -35,7 +36,7 @@ class GibbsInfo(NamedTuple):
 
 
 def block_gibbs(
-    model: Bipartite, params: PyTree, *, uniform_fn: UniformFn = jax.random.uniform
+    model: Bipartite, params: PyTree, *, uniform_fn: UniformFn = kd.random.uniform
 ) -> Sampler:
     r"""A kernel that leaves p(x) as it is: :math:`h \sim p(h \mid x), x \sim p(x \mid h)`.
 
@@ -45,8 +46,8 @@ def block_gibbs(
     Args:
       model: with `hidden_logits` and `visible_logits`.
       params: of the model.
-      uniform_fn: `(key, shape)` to numbers in [0, 1); `kd.random.uniform` is several times
-        faster than the default, whose bits would cost more than the matrix products.
+      uniform_fn: `(key, shape)` to numbers in [0, 1). The bits of `jax.random.uniform` would
+        cost more than the matrix products.
 
     Returns:
       A `Sampler` whose state is the position, zeros and ones; `step` also returns

@@ -112,6 +112,10 @@ def polynomial_step_size(
       power: :math:`\gamma`, in (1/2, 1], with which their sum diverges and that of their
         squares does not.
 
+    Returns:
+      A function of t, the number of steps made, to :math:`\varepsilon_t`: the `step_size` of a
+      sampler.
+
     Raises:
       ValueError: if an argument is out of range.
 
@@ -142,8 +146,13 @@ def cyclical_step_size(
       num_cycles: M.
       num_steps: K, of all cycles; t is counted from 0.
 
+    Returns:
+      A function of t, the number of steps made, to :math:`\varepsilon_t`: the `step_size` of a
+      sampler. Beyond K the cycles go on.
+
     Raises:
       ValueError: if an argument is out of range, or there are more cycles than steps.
+      TypeError: if a count is no integer.
 
     Example:
       >>> step_size = cyclical_step_size(2.0, num_cycles=2, num_steps=8)

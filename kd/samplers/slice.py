@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+import kd.random
 from kd import checks
 from kd.samplers.base import check_start
 from kd.types import Array, Key, PyTree, Sampler
@@ -64,7 +65,7 @@ def slice_sampler(
     max_expansions: int = 128,
     max_shrinks: int = 64,
     lookahead: int = 1,
-    uniform_fn: Callable[[Key, tuple[int, ...]], Array] = jax.random.uniform,
+    uniform_fn: Callable[[Key, tuple[int, ...]], Array] = kd.random.uniform,
 ) -> Sampler:
     r"""Univariate slice sampling with linear stepping out and shrinkage.
 
@@ -93,7 +94,7 @@ def slice_sampler(
       lookahead: points, at most 16, whose log-densities are asked for at once, at each end
         and among the proposals to come. The samples do not depend on it, but for rounding.
         On an accelerator a cheap log-density costs the same for eight points as for one.
-      uniform_fn: `(key, shape)` to numbers in [0, 1), for instance `kd.random.uniform`.
+      uniform_fn: `(key, shape)` to numbers in [0, 1), for instance `jax.random.uniform`.
 
     Returns:
       A `Sampler` whose state is a `SliceState`; `step` also returns `SliceInfo`.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+import kd.random
 from kd import checks
 from kd.models.rbm import RBM
 from kd.types import ApplyFn, Array, Batch, Key, Metrics, PyTree, Sampler, Update
@@ -135,7 +136,7 @@ def persistent_contrastive_divergence(
     *,
     hidden: Array,
     num_steps: int = 1,
-    uniform_fn: Callable[[Key, tuple[int, ...]], Array] = jax.random.uniform,
+    uniform_fn: Callable[[Key, tuple[int, ...]], Array] = kd.random.uniform,
 ) -> Update:
     r"""PCD-k of an RBM, written by hand: five matrix products a step where autodiff makes six.
 
@@ -150,7 +151,7 @@ def persistent_contrastive_divergence(
       key: decides the chains.
       hidden: `[C, J]`, zeros and ones: where the chains start.
       num_steps: k.
-      uniform_fn: `(key, shape)` to numbers in [0, 1), for instance `kd.random.uniform`.
+      uniform_fn: `(key, shape)` to numbers in [0, 1), for instance `jax.random.uniform`.
 
     Returns:
       An `Update` of batches `{"x": [B, I]}` of zeros and ones, B >= 1, with the state and

@@ -39,7 +39,8 @@ class NonFiniteLossError(ArithmeticError):
     Attributes:
       step: the first step, counted from 1, whose metrics were not finite; or the step
         after which the student was found not to be, its losses having been finite.
-      names: of the metrics that are not finite by the end of the row; or ("student",).
+      names: of the metrics that are not finite by the end of the row; or ("student",), or
+        ("bag",) of what `store` kept.
     """
 
     def __init__(self, step: int, names: Sequence[str]):
@@ -59,25 +60,41 @@ class CheckpointerLike(Protocol):
 
 
 def init_fit(
-    key: Key, stream: Stream, student: PyTree, *, num_replicas: int | None = None
+    key: Key,
+    stream: Stream,
+    student: PyTree,
+    *,
+    stream_state: PyTree | None = None,
+    num_replicas: int | None = None,
 ) -> FitState:
     """The state before the first step.
 
     Args:
       key: decides the stream and every batch.
-      stream: initialised here.
+      stream: initialised here, unless it has a state already.
       student: the update's initial state; with `num_replicas`, with a leading axis.
+      stream_state: where the stream is to go on from, as of a run that moved it so far.
       num_replicas: replicas, each with a stream and key of its own.
     """
 
     def init(key: Key, student: PyTree) -> FitState:
         stream_key, step_key = jax.random.split(key)
-        return FitState(jnp.zeros((), jnp.int32), step_key, stream.init(stream_key), student)
+        start = stream.init(stream_key) if stream_state is None else ()
+        return FitState(jnp.zeros((), jnp.int32), step_key, start, student)
 
+    run = _init_fit(init, key, student, num_replicas)
+    return run if stream_state is None else run._replace(stream=stream_state)
+
+
+def _init_fit(
+    init: Callable[[Key, PyTree], FitState], key: Key, student: PyTree, num_replicas: int | None
+) -> FitState:
+    """Of one run, or of replicas."""
     if num_replicas is None:
         return hoisted_jit(init, key, student)(key, student)
     checks.check_count("num_replicas", num_replicas)
-    if checks.check_same_length("state", student) != num_replicas:
+    has_state = bool(jax.tree.leaves(student))  # That of `discard` is empty.
+    if has_state and checks.check_same_length("state", student) != num_replicas:
         raise ValueError(f"state must have a leading axis of num_replicas = {num_replicas}.")
     keys = jax.random.split(key, num_replicas)
     return hoisted_jit(jax.vmap(init), keys, student)(keys, student)
@@ -102,6 +119,7 @@ def fit(
     state: PyTree,
     num_steps: int,
     *,
+    stream_state: PyTree | None = None,
     num_replicas: int | None = None,
     method: str = "auto",
     log_every: int | None = None,
@@ -120,6 +138,8 @@ def fit(
       state: the update's initial state, `update.init(params)`. It is copied: the
         caller's arrays stay alive although the run donates its own.
       num_steps: total steps, those before a resume counted in.
+      stream_state: where the stream is to go on from; by default it begins anew. A burn-in that
+        is a run of its own, by `discard`, may be stopped and resumed like any other.
       num_replicas: R independent runs in one program, each with a stream of its own;
         `state` then has a leading axis R on every leaf (`jax.vmap(update.init)`).
       method: how replicas run, see `kd.batching.over_replicas`.
@@ -139,9 +159,9 @@ def fit(
 
     Raises:
       TypeError: if the key is not typed, or `stream` or `update` is something else.
-      NonFiniteLossError: when a metric, or a parameter of the student (the field
-        `params` of the update's state), stops being finite; the checkpoint before
-        stays.
+      NonFiniteLossError: when a metric, a parameter of the student (the field `params` of the
+        update's state) or what was kept (`kept`) stops being finite; the checkpoint
+        before stays.
       ValueError: for counts out of range, a checkpoint beyond `num_steps`, or
         `evaluate_at` without `evaluate_fn`.
 
@@ -166,7 +186,7 @@ def fit(
         raise ValueError(f"evaluate_at = {sorted(evaluate_at)} needs an evaluate_fn, got None.")
     evaluate_steps = evaluate_at | {num_steps} if evaluate_fn else set()
 
-    run = init_fit(key, stream, state, num_replicas=num_replicas)
+    run = init_fit(key, stream, state, stream_state=stream_state, num_replicas=num_replicas)
     run = jax.tree.map(jnp.copy, run)  # The first chunk donates what it is given.
     restored = checkpointer.restore(run) if checkpointer else None
     run = run if restored is None else restored
@@ -270,8 +290,9 @@ def _run_chunk(chunk, run: FitState, step: int, stop: int) -> tuple[FitState, di
         broken = [name for name, total in sums.items() if not np.all(np.isfinite(total))]
         raise NonFiniteLossError(step + finite_steps + 1, broken)
     # A loss is taken before its step, so a finite one does not vouch for the last step.
-    if not _are_finite(getattr(run.student, "params", ())):
-        raise NonFiniteLossError(stop, ["student"])
+    for name, field in (("student", "params"), ("bag", "kept")):
+        if not _are_finite(getattr(run.student, field, ())):
+            raise NonFiniteLossError(stop, [name])
     return run, {name: np.asarray(total) / (stop - step) for name, total in sums.items()}
 
 

@@ -139,6 +139,19 @@ class CombinedState(NamedTuple):
         return {k: v.params for k, v in self.states.items() if hasattr(v, "params")}
 
 
+def discard() -> Update:
+    """Does nothing with a batch: `fit` with it only moves a stream, as in a chain's burn-in.
+
+    Its state is empty, and so are its metrics.
+
+    Example:
+      >>> update = discard()
+      >>> update.apply(update.init(()), {"x": jnp.ones(2)})
+      ((), {})
+    """
+    return Update(lambda params: (), lambda state, batch: (state, {}))
+
+
 def observe(update: Update, figures_fn: Callable[[Batch], Metrics]) -> Update:
     """The update, with figures of each batch among its metrics.
 

@@ -273,13 +273,15 @@ def test_draws_have_the_true_law():
 
 def test_streams_of_one_key_share_points_and_nothing_else():
     key = jax.random.key(3)
-    one, other = (
-        posterior.chain(4, batch_size=6, burn_in=5, salt=salt).init(key) for salt in (0, 1)
-    )
-    np.testing.assert_array_equal(one[0], other[0])
-    np.testing.assert_array_equal(one[0], posterior.draw(key, 4))
-    position = lambda state: np.asarray(state[1].sampler.position)
-    assert not np.array_equal(position(one), position(other))
+    one, other = (posterior.chain(4, batch_size=6, adapt_steps=5, salt=salt) for salt in (0, 1))
+    states = [stream.init(key) for stream in (one, other)]
+    for state in states:
+        np.testing.assert_array_equal(state[0], posterior.draw(key, 4))
+    batches = [
+        stream.next(jax.random.key(0), state)[1]
+        for stream, state in zip((one, other), states, strict=True)
+    ]
+    assert not np.array_equal(batches[0]["w"], batches[1]["w"])
 
 
 # Quadrature.
@@ -323,7 +325,7 @@ def test_an_online_student_has_one_size_and_a_bag_grows():
     from kd import inference, training
 
     mixture = GaussianMixture(3, 1, "spherical")
-    stream = posterior.chain(10, batch_size=10, burn_in=1)
+    stream = posterior.chain(10, batch_size=10, adapt_steps=1)
 
     def peak(update, start):
         run = training.init_fit(jax.random.key(0), stream, update.init(start))

@@ -11,8 +11,8 @@ import pytest
 import study_runs
 from PIL import Image
 
+from experiments.chains import divergence
 from experiments.flags import UserError, resolve
-from experiments.langevin import divergence
 from experiments.logistic_regression import chains, problems, study, tables
 from experiments.logistic_regression.settings import Settings
 from kd import inference, training
@@ -59,7 +59,7 @@ def wine(tmp_path_factory):
 def test_a_run_leaves_what_it_promises(finished):
     assert finished.stderr == ""
     assert {path.name for path in (finished.path / "figures").iterdir()} == {
-        *("training.png", "surfaces-10.png", "surfaces-100.png")
+        *("setup.png", "training.png", "surfaces-10.png", "surfaces-100.png")
     }
     for path in (finished.path / "figures").iterdir():
         pixels = np.asarray(Image.open(path).convert("L"))

@@ -332,7 +332,7 @@ def test_the_key_decides_and_params_may_be_those_of_flax():
     wrapped = inference.rbm_path(
         {"params": on_device(SMALL)}, base_rate_logits=jnp.asarray(SMALL_BASE, jnp.float32)
     )
-    first = run(0, make_path(SMALL, SMALL_BASE, uniform_fn=jax.random.uniform))
+    first = run(0, make_path(SMALL, SMALL_BASE, uniform_fn=kd.random.uniform))
     np.testing.assert_array_equal(first, run(0, wrapped))
     assert np.all(first != run(1, wrapped))
 

@@ -67,6 +67,19 @@ def test_the_file_holds_the_draws(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["draws.npz"]
 
 
+def test_arviz_reads_the_file(tmp_path):
+    """By the line of the docstring; its effective samples are near ours, by another estimator."""
+    import arviz
+
+    draws = {"w": np.stack([autoregressive(0.5, num_samples=500)] * 2, axis=-1)}
+    samplers.save_draws(tmp_path / "draws.npz", draws)
+    tree = arviz.from_dict({"posterior": dict(np.load(tmp_path / "draws.npz"))})
+    assert dict(tree["posterior"].sizes) == {"chain": 4, "draw": 500, "w_dim_0": 2}
+    found = samplers.diagnose(draws)["w[0]"]
+    assert float(arviz.ess(tree)["w"][0]) == pytest.approx(found.ess, rel=0.1)
+    assert float(arviz.rhat(tree)["w"][0]) == pytest.approx(found.r_hat, abs=0.01)
+
+
 def test_raises(tmp_path):
     for position, message in (
         (np.zeros(5), "position must have axes of chains and draws"),

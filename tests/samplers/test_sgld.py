@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from numpyro.diagnostics import effective_sample_size
+from scipy import linalg, stats
 
 import kd.random
 from kd import samplers, streams
@@ -25,8 +26,36 @@ MAKERS = {
 }
 
 
+# Of a small bias on targets with scales of about 1.
+CAREFUL = {
+    "sgld": lambda fn: sgld(fn, NOTHING, step_size=0.05, **FAST),
+    "sghmc": lambda fn: sghmc(fn, NOTHING, step_size=0.02, friction=0.3, **FAST),
+}
+
+
 def init(sampler, position):
     return sampler.init(position, jax.random.key(0))
+
+
+def draws(sampler, start, *, num_samples=1000):
+    """Positions of four chains, the coordinates of all chains in the last axes."""
+    starts = jnp.broadcast_to(start, (4, *start.shape))
+    samples = sample(
+        jax.random.key(0),
+        sampler,
+        starts,
+        num_samples=num_samples,
+        burn_in=400,
+        thin=10,
+        num_chains=4,
+    )
+    return np.asarray(samples.position, np.float64)
+
+
+def assert_mean(values, expected, *, bias=0.0):
+    """The mean of `[C, S, ...]` up to a bias, within its own Monte Carlo error."""
+    error = values.std() / np.sqrt(np.sum(effective_sample_size(values)))
+    assert abs(values.mean() - expected) < 4.5 * error + bias, (values.mean(), expected, error)
 
 
 def test_one_step_exactly():
@@ -81,6 +110,68 @@ def test_stationary_variance_and_its_bias():
     cold = sgld(GAUSSIAN, NOTHING, step_size=0.25, temperature=0.1, **FAST)
     expected = 0.1 / (PRECISION * (1 - 0.25 * PRECISION / 4))
     assert stationary_variance(cold) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("name", CAREFUL)
+def test_moments_of_a_skewed_density(name):
+    """The log of a Gamma(2) variable: the bias of a small step is no more than 0.01."""
+    x = draws(CAREFUL[name](lambda x, batch: jnp.sum(2 * x - jnp.exp(x))), jnp.zeros(32))
+    for order in (1, 2, 3):
+        assert_mean(x**order, stats.loggamma(2).moment(order), bias=0.01)
+
+
+@pytest.mark.parametrize("name", CAREFUL)
+def test_a_correlated_gaussian(name):
+    """A step is linear: the stationary covariance solves Lyapunov's equation."""
+    covariance = np.array([[1.0, 0.9], [0.9, 2.0]])
+    precision = np.linalg.inv(covariance)
+    mean = jnp.array([3.0, -1.0])
+
+    def fn(x, batch):
+        return -0.5 * jnp.sum(
+            ((x - mean[None]) @ jnp.asarray(precision, jnp.float32)) * (x - mean[None])
+        )
+
+    if name == "sgld":
+        biased = linalg.solve_discrete_lyapunov(np.eye(2) - 0.025 * precision, 0.05 * np.eye(2))
+    else:
+        drift = np.hstack([-0.01 * precision, 0.7 * np.eye(2)])
+        step = np.vstack([np.hstack([np.eye(2), np.zeros((2, 2))]) + drift, drift])
+        noise = np.kron(np.ones((2, 2)), 0.3 * 0.02 * np.eye(2))
+        biased = linalg.solve_discrete_lyapunov(step, noise)[:2, :2]
+    np.testing.assert_allclose(biased, covariance, atol=0.04)
+    x = draws(CAREFUL[name](fn), jnp.broadcast_to(mean, (32, 2)))
+    for i in range(2):
+        assert_mean(x[..., i], mean[i])
+        for j in range(i + 1):
+            assert_mean((x[..., i] - mean[i]) * (x[..., j] - mean[j]), biased[i, j])
+
+
+@pytest.mark.parametrize("name", CAREFUL)
+def test_a_funnel_fails_in_its_neck(name):
+    """Neal's funnel in three dimensions: below v = -6 steps are longer than the funnel is wide.
+
+    Exact samples are thrown out of the neck, and do not come back, so that the mean of v is too
+    large. Above it their law holds: that of v above 0, and that of x given v.
+    """
+
+    def fn(position, batch):
+        x, v = position["x"], position["v"]
+        return jnp.sum(-(v**2) / 18 - v - 0.5 * jnp.exp(-v) * jnp.sum(x**2, axis=1))
+
+    v = stats.norm(scale=3).ppf((np.arange(1500) + 0.5) / 1500).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=(1500, 2)).astype(np.float32)
+    x = noise * np.exp(v / 2)[:, None]
+    assert (v < -6).sum() == 34 and abs(v.mean()) < 1e-3
+    start = {"x": jnp.asarray(x), "v": jnp.asarray(v)}
+    samples = sample(jax.random.key(0), CAREFUL[name](fn), start, num_samples=2, thin=800)
+    assert not np.asarray(samples.info.is_diverged).any()
+    x, v = (np.asarray(samples.position[leaf][-1]) for leaf in ("x", "v"))
+    assert (v < -6).sum() == 0 and v.mean() > 0.3
+    assert stats.kstest(v[v > 0], stats.halfnorm(scale=3).cdf).pvalue > 1e-3
+    inside = (v > 0) & (v < 3)
+    scaled = x[inside] / np.exp(v[inside] / 2)[:, None]
+    assert stats.kstest(scaled.ravel(), "norm").pvalue > 1e-3
 
 
 def test_hamiltonian_steps_equal_numpy():
@@ -283,6 +374,26 @@ def test_a_diverging_chain_says_so(name):
     assert np.array_equal(flags, ~np.isfinite(samples.position).all(-1))
 
 
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: jnp.where(x > 0, -x, -jnp.inf),
+        lambda x: 0.1 * jnp.log(x) - x,
+    ],
+    ids=["truncated", "nan"],
+)
+def test_steps_outside_the_support_are_flagged(name, fn):
+    """Gradients and positions stay finite there: only the log-posterior tells."""
+    sampler = MAKERS[name](lambda x, batch: fn(x), NOTHING, step_size=0.05)
+    samples = sample(jax.random.key(0), sampler, jnp.array(0.5), num_samples=300)
+    position = np.asarray(samples.position)
+    assert np.isfinite(position).all() and 5 < (position < 0).sum() < 295
+    before = np.append(0.5, position[:-1])
+    np.testing.assert_array_equal(samples.info.is_diverged, before <= 0)
+    np.testing.assert_array_equal(~np.isfinite(samples.info.log_posterior), before <= 0)
+
+
 def test_any_pytree_and_dtype():
     position = {"w": jnp.zeros((2, 3)), "b": jnp.zeros(3, jnp.bfloat16)}
     fn = lambda x, batch: (
@@ -302,7 +413,7 @@ def test_normal_numbers_of_a_tree():
     assert first.shape == (50, 40)
     assert stats.kstest(np.append(np.ravel(first), second), "norm").pvalue > 1e-3
     assert abs(np.corrcoef(np.ravel(first), second)[0, 1]) * np.sqrt(2000) < 4
-    alone = samplers.normal_like(jax.random.key(3), jnp.zeros(5))
+    alone = samplers.normal_like(jax.random.key(3), jnp.zeros(5), jax.random.normal)
     np.testing.assert_array_equal(alone, jax.random.normal(jax.random.key(3), (5,)))
 
 
