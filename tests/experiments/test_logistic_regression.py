@@ -126,9 +126,9 @@ def test_real_data_of_three_classes(wine):
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(wine, tmp_path):
-    """While the bag is filled, and in the middle of a student beside a chain."""
+    """In a burn-in, while the bag is filled, and in the middle of a student beside a chain."""
     path = tmp_path / "run"
-    for phase in ("bag", "student-online-dse-1"):
+    for phase in ("burn_in-bag", "bag", "student-online-dse-1"):
         process = study_runs.start(path, WINE | {"checkpoint_seconds": 0}, module=MODULE)
         stopped = study_runs.interrupt(
             process, lambda phase=phase: study_runs.checkpoints(path, phase), signal.SIGKILL

@@ -482,6 +482,45 @@ def test_a_full_disk_stops_the_run_and_it_resumes(tmp_path, monkeypatch):
     assert final.student == 9 and list(rows) == [6, 9]
 
 
+# Streams that go on.
+
+
+@pytest.mark.parametrize("num_replicas", [None, 3])
+def test_a_burn_in_may_be_a_run_of_its_own(num_replicas, tmp_path):
+    """Stopped within, it goes on within; the run after it begins where the stream then stands."""
+    counter = Stream(lambda key: jnp.zeros(()), lambda key, n: (n + 1, {"x": n[None]}))
+    options = {"num_replicas": num_replicas}
+    burn = lambda num_steps: fit(
+        *(jax.random.key(0), counter, training.discard(), (), num_steps),
+        checkpointer=Checkpointer(tmp_path, every_seconds=0),
+        **options,
+    )
+    burn(4)
+    burned = burn(7)
+    assert np.all(burned.stream == 7) and burned.student == ()
+    update = training.store("x")
+    shape = (5,) if num_replicas is None else (num_replicas, 5)
+    state = update.init(jnp.zeros(5))
+    if num_replicas:
+        state = jax.vmap(update.init)(jnp.zeros(shape))
+    for _ in range(2):  # What it begins from is not donated.
+        run = fit(
+            jax.random.key(1), counter, update, state, 5, stream_state=burned.stream, **options
+        )
+        expected = np.broadcast_to(np.arange(7.0, 12.0), shape)
+        np.testing.assert_array_equal(run.student.kept, expected)
+
+
+def test_a_bag_that_is_not_finite_is_named():
+    broken = Stream(
+        lambda key: jnp.zeros(()),
+        lambda key, n: (n + 1, {"x": jnp.where(n == 3, jnp.nan, n)[None]}),
+    )
+    update = training.store("x")
+    with pytest.raises(NonFiniteLossError, match="the bag became NaN or infinite at step 4"):
+        fit(jax.random.key(0), broken, update, update.init(jnp.zeros(9)), 9, log_every=2)
+
+
 # Losses that are not finite.
 
 

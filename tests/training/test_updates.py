@@ -7,7 +7,7 @@ import optax
 import oracles
 import pytest
 
-from kd.training import gradient, observe, replicate
+from kd.training import combine, gradient, monte_carlo, observe, replicate
 
 
 def objective(params, batch):
@@ -104,3 +104,39 @@ def test_figures_of_a_batch_are_beside_the_loss():
     jax.tree.map(np.testing.assert_array_equal, state, expected)
     with pytest.raises(ValueError, match="two metrics are named 'loss'"):
         observe(plain, lambda batch: {"loss": 0.0}).apply(state, batch)
+
+
+def test_several_updates_on_the_same_batches_are_each_alone():
+    slow, fast = (gradient(objective, optax.sgd(rate)) for rate in (0.01, 0.1))
+    both = combine(slow=slow, fast=fast)
+    state = both.init({"slow": make_params(), "fast": make_params(2)})
+    alone = {"slow": slow.init(make_params()), "fast": fast.init(make_params(2))}
+    for batch in make_batches(3):
+        state, metrics = both.apply(state, batch)
+        for name, update in (("slow", slow), ("fast", fast)):
+            alone[name], expected = update.apply(alone[name], batch)
+            assert metrics[f"{name}.loss"] == expected["loss"]
+    jax.tree.map(np.testing.assert_array_equal, state.states, alone)
+    assert state.params.keys() == {"slow", "fast"}
+    with pytest.raises(ValueError, match="the number of updates"):
+        combine()
+
+
+@pytest.mark.parametrize("block_size", [2, 100])
+def test_monte_carlo_means_are_those_of_every_third_sample(block_size):
+    rng = np.random.default_rng(0)
+    x, samples = rng.normal(size=(5, 2)), rng.normal(size=(10, 3, 2))
+    update = monte_carlo(
+        lambda w, x: jax.nn.log_softmax(w @ x),
+        {"probs": jnp.exp, "squares": lambda log_probs: jnp.exp(2 * log_probs)},
+        jnp.asarray(x, jnp.float32),
+        every=3,
+        block_size=block_size,
+    )
+    state, apply = update.init(jnp.zeros((3, 2))), jax.jit(update.apply)
+    for sample in samples:
+        state, metrics = apply(state, {"chain": {"position": jnp.asarray(sample, jnp.float32)}})
+    assert int(state.num_samples) == 3 == int(metrics["samples"])
+    probs = np.exp([[oracles.log_softmax(w @ one) for one in x] for w in samples[2::3]])
+    np.testing.assert_allclose(state.means["probs"], probs.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(state.means["squares"], (probs**2).mean(0), rtol=1e-5)
