@@ -8,6 +8,14 @@ from kd.models.heads import Heads, predictive_and_entropy
 from kd.models.mixture import GaussianMixture
 from kd.models.mlp import MLP
 from kd.models.nade import NADE
+from kd.models.pruning import (
+    Pruned,
+    group_lasso,
+    group_norms,
+    mask_units,
+    prune,
+    shrink_groups,
+)
 from kd.models.rbm import RBM
 
 __all__ = [
@@ -16,11 +24,17 @@ __all__ = [
     "Heads",
     "MLP",
     "NADE",
+    "Pruned",
     "RBM",
     "SigmoidBag",
     "SoftmaxBag",
     "ensemble_log_probs",
     "from_predict_proba",
+    "group_lasso",
+    "group_norms",
     "init_members",
+    "mask_units",
     "predictive_and_entropy",
+    "prune",
+    "shrink_groups",
 ]

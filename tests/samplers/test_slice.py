@@ -80,6 +80,31 @@ def test_one_step_keeps_the_law():
     assert limited[0] > limited[1] > 0.3 and limited[2] < 0.04
 
 
+def test_ten_steps_between_two_modes_keep_the_law():
+    """A bracket reaches the other mode where it is placed at random, and only if it is."""
+    scales, rng = np.array([0.25, 0.6]), np.random.default_rng(0)
+    is_right = rng.uniform(size=20_000) < 0.3
+    starts = 2.2 * is_right + scales[is_right.astype(int)] * rng.normal(size=20_000)
+
+    def fn(x):
+        left = jnp.log(0.7 / 0.25) - 0.5 * (x / 0.25) ** 2
+        return jnp.logaddexp(left, jnp.log(0.3 / 0.6) - 0.5 * ((x - 2.2) / 0.6) ** 2)
+
+    samples = sample(
+        jax.random.key(0),
+        slice_sampler(fn, width=1.3, uniform_fn=kd.random.uniform),
+        jnp.asarray(starts, jnp.float32),
+        num_samples=1,
+        burn_in=9,
+        num_chains=20_000,
+        method="vmap",
+    )
+    x = np.ravel(samples.position)
+    assert 0.35 < np.mean((x > 1) != (starts > 1)) < 0.4
+    cdf = lambda x: 0.7 * stats.norm.cdf(x / 0.25) + 0.3 * stats.norm.cdf((x - 2.2) / 0.6)
+    assert stats.kstest(x, cdf).pvalue > 1e-3
+
+
 @pytest.mark.parametrize("order", ["sequential", "random"])
 def test_a_correlated_gaussian(order):
     covariance = np.array([[1.0, 0.9], [0.9, 2.0]])
