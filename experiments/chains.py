@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.flags import UserError
 from experiments.workdir import MetricsLog
@@ -11,6 +12,8 @@ from kd import training
 from kd.samplers.sgld import SgldInfo
 from kd.samplers.slice import SliceInfo
 from kd.types import Metrics
+
+MOST_EXHAUSTED = 0.01  # Coordinates a sweep.
 
 
 def langevin_figures(info: SgldInfo) -> Metrics:
@@ -28,11 +31,15 @@ def slice_figures(info: SliceInfo) -> Metrics:
 
 
 def check_slices(log: MetricsLog, phase: str) -> None:
-    """Raises UserError if a coordinate ever found no place in its slice."""
-    if any(row.get("num_exhausted", 0) > 0 for row in log.rows(phase)):
+    """Raises UserError if coordinates often find no place in their slices.
+
+    Rarely they do where single precision rounds a large log-density more than the slice is deep.
+    """
+    shares = [row["num_exhausted"] for row in log.rows(phase) if "num_exhausted" in row]
+    if shares and np.mean(shares) > MOST_EXHAUSTED:
         raise UserError(
-            f"slice sampling found no place in a slice during {phase}: the log-density gives "
-            "different values for the same weights."
+            f"slice sampling found no place in {np.mean(shares):.2g} slices a sweep during {phase}: "
+            "the log-density gives different values for the same weights."
         )
 
 

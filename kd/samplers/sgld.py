@@ -283,9 +283,6 @@ def normal_like(key: Key, tree: PyTree, normal_fn: NormalFn = kd.random.normal) 
       A pytree like `tree`. One leaf alone is `normal_fn(key, shape)`; of several each has a
       key of its own, split from `key`.
 
-    Raises:
-      ValueError: if there is no leaf.
-
     Example:
       >>> drawn = normal_like(jax.random.key(0), {"b": jnp.zeros(2), "w": jnp.zeros((100, 100))})
       >>> jax.tree.map(jnp.shape, drawn), round(float(jnp.std(drawn["w"])), 1)

@@ -45,7 +45,8 @@ class SliceInfo(NamedTuple):
         updates are valid, and slow: where most are limited, the width is too small. A few
         always are, whose limit left one end no moves.
       num_exhausted: coordinates that kept their value after `max_shrinks` rejections, int32:
-        0 unless the log-density is broken, for instance random.
+        0 unless the log-density is broken, for instance random, or, now and then, so large
+        that it is rounded more coarsely than the slice is deep.
       num_evaluations: of the log-density, int32.
     """
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,14 @@ import oracles
 import pytest
 import study_runs
 from PIL import Image
+from scipy import integrate, special, stats
+from sklearn import datasets
 
 from experiments.chains import divergence
 from experiments.flags import UserError, resolve
 from experiments.logistic_regression import chains, problems, study, tables
 from experiments.logistic_regression.settings import Settings
+from experiments.run import Run
 from kd import inference, training
 from kd.export import load_student
 
@@ -113,6 +117,166 @@ def test_an_exported_student_has_the_gap_it_says(finished):
     rows = {row["name"]: row for row in finished.summary()["rows"]}
     row = rows["mean_gap.square[batch,ce,10]"]
     assert gaps[0] == pytest.approx(row["value"], abs=1.01 * row["stderr"] + 1e-6)
+
+
+# The final figures, from checkpoints alone.
+
+
+def mean_probs(weights, x):
+    """Of classifiers' weights `[S, D]` or `[S, C, D]` at inputs `[M, D]`: `[M, C]`."""
+    weights = np.asarray(weights, float)
+    if weights.ndim == 2:
+        weights = np.stack([np.zeros_like(weights), weights], axis=1)
+    return oracles.softmax(np.einsum("scd,md->smc", weights, x)).mean(axis=0)
+
+
+def assert_row(summary, name, values, *, rel=2e-4):
+    """A row has the mean of students' values, its standard error, and how many they are."""
+    (row,) = [row for row in summary["rows"] if row["name"] == name]
+    assert row["value"] == pytest.approx(np.mean(values), rel=rel, abs=2e-6), name
+    assert row["repeats"] == len(values), name
+    if len(values) == 1:
+        assert row["stderr"] is None, name
+    else:
+        expected = np.std(values, ddof=1) / np.sqrt(len(values))
+        assert row["stderr"] == pytest.approx(expected, rel=1e-3, abs=2e-6), name
+
+
+def assert_gaps(run, place, kind, probs, expected, **options):
+    """Rows of gaps between students' predictions `[R, M, C]` and the bag's `[M, C]`."""
+    gaps = np.abs(probs - expected).reshape(len(probs), -1)
+    for name, values in (("mean_gap", gaps.mean(axis=1)), ("max_gap", gaps.max(axis=1))):
+        assert_row(run.summary(), f"{name}.{place}[{kind}]", values, **options)
+
+
+def compared_inputs(settings):
+    """The inputs at which the points' predictions are compared, by place."""
+    settings = resolve(Settings, "quick", {name: str(value) for name, value in settings.items()})
+    run = Run(settings, options=None, workdir=None, log=None, writer=None)
+    found = tables.places(run, problems.load(settings))
+    axis = np.linspace(-8, 8, 81)
+    np.testing.assert_allclose(
+        found["square"], [[x, y] for y in axis for x in axis], atol=1e-6, rtol=0
+    )
+    return {place: np.asarray(x, float) for place, x in found.items()}
+
+
+@pytest.mark.parametrize("kind", ["batch,ce,10", "online,dse,100"])
+def test_gaps_of_students_by_value(finished, kind):
+    """By NumPy, over the square and over the inputs of each variance."""
+    bag = study_runs.checkpointed_student(finished.path, "bag")["kept"]
+    phase = "student-" + kind.replace(",", "-")
+    students = study_runs.checkpointed(finished.path, phase)["params"]["w"]
+    assert np.shape(students) == (2, 3, 2)
+    exported = load_student(finished.path / "student" / (kind.replace(",", "-") + ".0"))
+    np.testing.assert_array_equal(exported.params["params/w"], students[0])
+    for place, x in compared_inputs(POINTS).items():
+        probs = np.stack([mean_probs(student, x) for student in students])
+        assert_gaps(finished, place, kind, probs, mean_probs(bag, x))
+
+
+def laplace(x, y, prior_variance):
+    """Mode and inverse curvature, by Newton's method."""
+    mean, prior = np.zeros(x.shape[1]), np.eye(x.shape[1]) / prior_variance
+    for _ in range(50):
+        p = special.expit(x @ mean)
+        precision = prior + (p * (1 - p) * x.T) @ x
+        mean = mean + np.linalg.solve(precision, x.T @ (y - p) - prior @ mean)
+    return mean, np.linalg.inv(precision)
+
+
+def exact_moments(mean, variance):
+    """Mean and variance of a Gaussian times a sigmoid, on a grid."""
+    t = np.linspace(-10, 10, 2001)
+    z = mean + np.sqrt(variance) * t
+    weights = special.expit(z) * np.exp(-(t**2) / 2)
+    weights /= weights.sum()
+    return weights @ z, weights @ (z - weights @ z) ** 2
+
+
+def mackay_moments(mean, variance):
+    """The same, as if its integral were the sigmoid of the scaled mean."""
+    scale = 1 / np.sqrt(1 + np.pi * variance / 8)
+    rest = special.expit(-scale * mean)
+    return (
+        mean + variance * scale * rest,
+        variance - (variance * scale) ** 2 * rest * (1 - rest),
+    )
+
+
+def expectation_propagation(x, y, prior_variance, moments_fn):
+    """Twenty sweeps; the Gaussian without a factor is made afresh each time."""
+    signed, prior = np.where(y == 1, 1, -1)[:, None] * x, np.eye(x.shape[1]) / prior_variance
+    precisions, shifts = np.zeros((2, len(x)))
+
+    def gaussian():
+        covariance = np.linalg.inv(prior + (precisions * signed.T) @ signed)
+        return covariance @ (shifts @ signed), covariance
+
+    for n in list(range(len(x))) * 20:
+        precisions[n] = shifts[n] = 0
+        mean, covariance = gaussian()
+        m, v = signed[n] @ mean, signed[n] @ covariance @ signed[n]
+        new_m, new_v = moments_fn(m, v)
+        precisions[n], shifts[n] = 1 / new_v - 1 / v, new_m / new_v - m / v
+    return gaussian()
+
+
+def gaussian_probs(mean, covariance, x):
+    """Of label 1 under a Gaussian over the weights, by adaptive quadrature (3.47)."""
+    margin, scale = x @ mean, np.sqrt(np.sum(x @ covariance * x, axis=1))
+    return integrate.quad_vec(
+        lambda t: special.expit(margin + scale * t) * stats.norm.pdf(t),
+        *(-10, 10),
+        epsabs=1e-8,
+        norm="max",
+    )[0]
+
+
+def mackay_probs(mean, covariance, x):
+    """The same by MacKay's formula (3.48)."""
+    variance = np.sum(x @ covariance * x, axis=1)
+    return special.expit(x @ mean / np.sqrt(1 + np.pi * variance / 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "fit_fn", "probs_fn"),
+    [
+        ("laplace", laplace, gaussian_probs),
+        ("ep", lambda *given: expectation_propagation(*given, exact_moments), gaussian_probs),
+        ("ep_mackay", lambda *given: expectation_propagation(*given, mackay_moments), mackay_probs),
+    ],
+    ids=["laplace", "ep", "ep_mackay"],
+)
+def test_gaps_of_gaussians_by_value(finished, name, fit_fn, probs_fn):
+    """Posteriors and predictions by NumPy and SciPy, under a prior of variance 100."""
+    bag = study_runs.checkpointed_student(finished.path, "bag")["kept"]
+    gaussian = fit_fn(problems.POINTS, problems.LABELS, 100.0)
+    for place, x in compared_inputs(POINTS).items():
+        ones = probs_fn(*gaussian, x)
+        probs = np.stack([1 - ones, ones], axis=1)
+        # The run's factors stop within 1e-4 of their fixed point.
+        rel = 2e-4 if name == "laplace" else 2e-3
+        assert_gaps(finished, place, name, probs[None], mean_probs(bag, x), rel=rel)
+
+
+def test_held_out_scores_by_value(wine):
+    """Of the bag and of a kind of student, in NumPy, on scikit-learn's data."""
+    found = datasets.load_wine()
+    train, test = np.split(np.random.default_rng(0).permutation(178), [89])
+    x = (found.data - found.data[train].mean(axis=0)) / found.data[train].std(axis=0)
+    x, y = np.column_stack([x, np.ones(178)])[test], found.target[test]
+    bag = study_runs.checkpointed_student(wine.path, "bag")["kept"]
+    students = study_runs.checkpointed(wine.path, "student-online-dse-1")["params"]["w"]
+    assert np.shape(bag) == (400, 3, 14) and np.shape(students) == (2, 3, 3, 14)
+    expected = mean_probs(bag, x)
+    probs = np.stack([mean_probs(student, x) for student in students])
+    assert_gaps(wine, "test", "online,dse,1", probs, expected)
+    for kind, found in (("mcmc", expected[None]), ("online,dse,1", probs)):
+        right = [100 * np.mean(one.argmax(axis=1) == y) for one in found]
+        assert_row(wine.summary(), f"accuracy[{kind}]", right)
+        log_probs = [np.log(one[np.arange(len(y)), y]).mean() for one in found]
+        assert_row(wine.summary(), f"log_prob[{kind}]", log_probs)
 
 
 def test_real_data_of_three_classes(wine):
@@ -271,19 +435,18 @@ def test_inputs_have_the_law_they_should():
     np.testing.assert_allclose(np.cov(x[:, :-1].T), 4 * np.cov(wine.train_x[:, :-1].T), atol=0.3)
 
 
-def test_objectives_by_value():
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_objectives_by_value(num_classes):
     """Batch and online, both losses, in NumPy with central differences."""
-    problem = problems.load(resolve(Settings, "quick", {}))
+    problem = problems.Problem(np.zeros((1, 2)), np.zeros(1, int), None, None, num_classes)
+    shape = problem.weight_shape()
+    assert shape == {2: (2,), 3: (3, 2)}[num_classes]
     rng = np.random.default_rng(3)
-    x, w = rng.normal(size=(4, 2)), rng.normal(size=(4, 2))
-    student, teacher = rng.normal(size=(3, 2)), rng.normal(size=(50, 2))
+    x, w = rng.normal(size=(4, 2)), rng.normal(size=(4, *shape))
+    student, teacher = rng.normal(size=(3, *shape)), rng.normal(size=(50, *shape))
 
     def log_probs(members):
-        def fn(x):
-            p = oracles.sigmoid(members @ x).mean()
-            return np.log([1 - p, p])
-
-        return fn
+        return lambda x: np.log(mean_probs(members, x[None])[0])
 
     def expected(loss, teacher_fns):
         total = 0.0
@@ -298,18 +461,16 @@ def test_objectives_by_value():
 
     with jax.enable_x64(True):
         params = {"params": {"w": jnp.asarray(student)}}
-        bag = {"params": {"w": jnp.asarray(teacher)}}
+        bag_fn = partial(problem.bag_log_probs, {"params": {"w": jnp.asarray(teacher)}})
         for loss in ("ce", "dse"):
-            online = study.objective_of(problem, "online", loss)
+            online = jax.jit(study.objective_of(problem, "online", loss))
             found = online(params, {"x": jnp.asarray(x), "w": jnp.asarray(w)})
             singles = [log_probs(one[None]) for one in w]
             assert float(found) == pytest.approx(expected(loss, singles), rel=1e-6)
             batch = {
                 "x": jnp.asarray(x),
-                "teacher_log_probs": jnp.stack([problem.bag_log_probs(bag, one) for one in x]),
-                "teacher_jacobian": jnp.stack(
-                    [jax.jacrev(lambda x: problem.bag_log_probs(bag, x))(one) for one in x]
-                ),
+                "teacher_log_probs": jax.vmap(bag_fn)(jnp.asarray(x)),
+                "teacher_jacobian": jax.vmap(jax.jacrev(bag_fn))(jnp.asarray(x)),
             }
-            found = study.objective_of(problem, "batch", loss)(params, batch)
+            found = jax.jit(study.objective_of(problem, "batch", loss))(params, batch)
             assert float(found) == pytest.approx(expected(loss, 4 * [log_probs(teacher)]), rel=1e-6)

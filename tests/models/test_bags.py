@@ -78,6 +78,9 @@ def test_raises():
             make()
     with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
         SoftmaxBag(1, 1)
+    for make in (lambda: SigmoidBag(1.5), lambda: SoftmaxBag(1.5, 2), lambda: SoftmaxBag(2, 1.5)):
+        with pytest.raises(TypeError, match="must be an integer, got 1.5"):
+            make()
     for bag in (SigmoidBag(2), SoftmaxBag(2, 3)):
         with pytest.raises(ValueError, match="x must have rank 1"):
             bag.init(jax.random.key(0), jnp.zeros((2, 2)))

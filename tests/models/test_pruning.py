@@ -64,9 +64,8 @@ def test_the_proximal_step_solves_its_problem(name, amount):
         after = np.asarray(shrunk["params"][layer]["kernel"], float)
         for unit in range(before.shape[-1]):
             y, x = before[..., unit].ravel(), after[..., unit].ravel()
-            objective = lambda s, y=y: (
-                amount * abs(s) * np.linalg.norm(y) + np.sum((s - 1) ** 2 * y**2) / 2
-            )
+            norm = np.linalg.norm(y)
+            objective = lambda s, n=norm: amount * s * n + (s - 1) ** 2 * n**2 / 2
             best = min(objective(s) for s in np.linspace(0, 1, 2001))
             scale = np.linalg.norm(x) / norm
             np.testing.assert_allclose(x, scale * y, atol=1e-6)

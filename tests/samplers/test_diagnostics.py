@@ -56,6 +56,8 @@ def test_the_table_fits_and_has_the_worst_first():
     assert "nan" in samplers.diagnosis_table(found, at_most=40).split("\n")[-1]
     with pytest.raises(ValueError, match="at_most must be at least 1, got 0"):
         samplers.diagnosis_table(found, at_most=0)
+    with pytest.raises(TypeError, match="at_most must be an integer, got 2.0"):
+        samplers.diagnosis_table(found, at_most=2.0)
 
 
 def test_the_file_holds_the_draws(tmp_path):

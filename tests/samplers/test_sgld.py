@@ -463,5 +463,8 @@ def test_raises():
     ):
         with pytest.raises(ValueError, match=message):
             samplers.cyclical_step_size(**options)
+    for options in ({"num_cycles": 1.5, "num_steps": 3}, {"num_cycles": 1, "num_steps": 1.5}):
+        with pytest.raises(TypeError, match="must be an integer, got 1.5"):
+            samplers.cyclical_step_size(1.0, **options)
     with pytest.raises(ValueError, match="num_examples must be at least 1, got 0"):
         samplers.minibatch_log_posterior(lambda x: 0.0, lambda x, one: 0.0, num_examples=0)
