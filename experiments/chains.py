@@ -36,9 +36,10 @@ def check_slices(log: MetricsLog, phase: str) -> None:
     Rarely they do where single precision rounds a large log-density more than the slice is deep.
     """
     shares = [row["num_exhausted"] for row in log.rows(phase) if "num_exhausted" in row]
-    if shares and np.mean(shares) > MOST_EXHAUSTED:
+    share = np.mean(shares or [0.0])
+    if share > MOST_EXHAUSTED:
         raise UserError(
-            f"slice sampling found no place in {np.mean(shares):.2g} slices a sweep during {phase}: "
+            f"slice sampling found no place in {share:.2g} slices a sweep during {phase}: "
             "the log-density gives different values for the same weights."
         )
 
