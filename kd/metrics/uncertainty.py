@@ -7,7 +7,7 @@ from scipy import special
 
 from kd import checks
 
-LARGEST = 700.0  # Of a logarithm whose exponential is finite.
+LARGEST = 40.0  # Of the logarithm of a concentration that is taken as it is.
 
 
 class Uncertainties(NamedTuple):
@@ -77,8 +77,10 @@ def dirichlet_uncertainties(log_concentrations: np.ndarray) -> Uncertainties:
     z = np.asarray(log_concentrations, np.float64)
     probs = special.softmax(z, axis=-1)
     log_total = special.logsumexp(z, axis=-1, keepdims=True)
-    logs = np.minimum(np.concatenate([z, log_total], -1), LARGEST)
-    digammas = special.digamma(np.exp(logs) + 1)
+    logs = np.concatenate([z, log_total], -1)
+    # Beyond, digamma(x + 1) is log x to the last bit, and x itself may overflow.
+    near = special.digamma(np.exp(np.minimum(logs, LARGEST)) + 1)
+    digammas = np.where(logs < LARGEST, near, logs)
     found = uncertainties(probs, -np.sum(probs * (digammas[..., :-1] - digammas[..., -1:]), -1))
     # Below 0 by rounding alone.
     return found._replace(knowledge=np.maximum(found.knowledge, 0.0))

@@ -1,0 +1,79 @@
+"""CNN against a loop over pixels; heads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from kd.models import CNN, predictive_and_entropy
+
+
+def forward(params, x, kernel_size, pool_size):
+    """In NumPy, pixel by pixel."""
+    layers = {
+        name: jax.tree.map(lambda v: np.asarray(v, float), layer) for name, layer in params.items()
+    }
+    for name in sorted(name for name in layers if name.startswith("Conv")):
+        kernel, bias = layers[name]["kernel"], layers[name]["bias"]
+        height, width = (size - kernel_size + 1 for size in x.shape[:2])
+        out = np.zeros((height, width, kernel.shape[-1]))
+        for i in range(height):
+            for j in range(width):
+                patch = x[i : i + kernel_size, j : j + kernel_size]
+                out[i, j] = np.tensordot(patch, kernel, axes=3) + bias
+        out = np.maximum(out, 0)
+        rows, columns = height // pool_size, width // pool_size
+        cut = out[: rows * pool_size, : columns * pool_size]
+        x = cut.reshape(rows, pool_size, columns, pool_size, -1).max((1, 3))
+    x = x.reshape(-1)
+    dense = sorted(name for name in layers if name.startswith("Dense"))
+    for name in dense:
+        x = x @ layers[name]["kernel"] + layers[name]["bias"]
+        x = np.maximum(x, 0) if name != dense[-1] else x
+    return x
+
+
+def test_forward_is_the_definition():
+    model = CNN((3, 4), (5,), 2, kernel_size=3)
+    x = np.random.default_rng(0).normal(size=(13, 12, 2))
+    params = model.init(jax.random.key(0), jnp.zeros((13, 12, 2)))
+    found = model.apply(params, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found, forward(params["params"], x, 3, 2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("multiplier, size", [(1, 29_880), (2, 110_500)])
+def test_the_papers_sizes(multiplier, size):
+    """Counted by hand: convolutions 10 and 20, dense 80 and 10, of 28 x 28 images."""
+    channels, units = (10 * multiplier, 20 * multiplier), (80 * multiplier,)
+    model = CNN(channels, units, 10)
+    params = model.init(jax.random.key(0), jnp.zeros((28, 28, 1)))
+    by_hand = 17 * channels[0] + (16 * channels[0] + 1) * channels[1]
+    by_hand += (16 * channels[1] + 1) * units[0] + (units[0] + 1) * 10
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == by_hand
+    assert multiplier > 1 or by_hand == size
+
+
+def test_initial_scales():
+    params = CNN((64,), (300,), 10).init(jax.random.key(0), jnp.zeros((20, 20, 3)))["params"]
+    for name, fan_in in (("Conv_0", 16 * 3), ("Dense_0", 64 * 64)):
+        kernel = params[name]["kernel"]
+        assert float(jnp.std(kernel)) == pytest.approx((fan_in + 1) ** -0.5, rel=0.05)
+
+
+def test_raises():
+    model = CNN((3,), (), 2)
+    with pytest.raises(ValueError, match="x"):
+        model.init(jax.random.key(0), jnp.zeros((8, 8)))
+    with pytest.raises(ValueError, match="an image of 4 x 8 is too small for kernels of 4"):
+        model.init(jax.random.key(0), jnp.zeros((4, 8, 1)))
+
+
+def test_heads_are_a_distribution_and_a_positive_number():
+    outputs = np.random.default_rng(0).normal(size=5)
+    heads = predictive_and_entropy(jnp.asarray(outputs, jnp.float32))
+    np.testing.assert_allclose(heads.log_probs, oracles.log_softmax(outputs[:4]), rtol=1e-5)
+    assert float(heads.entropy) == pytest.approx(np.exp(outputs[4]), rel=1e-5)
+    for bad in (jnp.zeros((2, 3)), jnp.zeros(1)):
+        with pytest.raises(ValueError, match="outputs"):
+            predictive_and_entropy(bad)
