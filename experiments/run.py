@@ -57,6 +57,7 @@ class Run(NamedTuple):
         evaluate_fn: Callable[[PyTree], dict[str, Any]],
         num_points: int,
         burn_in: int = 0,
+        after_burn_in: Callable[[PyTree], PyTree] = lambda stream_state: stream_state,
         num_replicas: int | None = None,
     ) -> PyTree:
         """`kd.training.fit` as a phase: with progress, metrics, checkpoints; the student's state.
@@ -68,12 +69,14 @@ class Run(NamedTuple):
           num_points: how many of them.
           burn_in: batches that the stream is moved before, as a phase of its own: a run that
             stops within goes on within.
+          after_burn_in: from the stream's state then to that from which the phase begins.
         """
         stream_state = None
         if burn_in:
-            stream_state = self._phase(
+            burned = self._phase(
                 f"burn_in-{phase}", key, stream, training.discard(), (), burn_in, num_replicas
-            ).stream
+            )
+            stream_state = after_burn_in(burned.stream)
             key = jax.random.fold_in(key, 1)
         return self._phase(
             phase,

@@ -156,9 +156,17 @@ def distil(run: Run, loaded: Loaded, chain: Chain) -> dict[str, Judged]:
             settings.student_steps,
             evaluate_fn=lambda state: scores(judge(state), dataset.test_y),
             num_points=NUM_POINTS,
+            burn_in=-(-settings.burn_in // settings.thin),
+            after_burn_in=begin,
         )
     export(run, chain, dataset, state)
     return judge(state)
+
+
+def begin(stream_state: PyTree) -> PyTree:
+    """Where chain and inputs are after the burn-in, with batch number 0 and no estimates."""
+    number, state = stream_state
+    return jnp.zeros_like(number), streams.forget(state)
 
 
 def data_of(settings: Settings, dataset: Dataset, chain: Chain) -> tuple[Dataset, np.ndarray]:
@@ -216,7 +224,6 @@ def stream_of(
             students.expectations(settings),
             inputs,
             num_examples=len(unlabelled),
-            burn_in=settings.burn_in,
             thin=settings.thin,
             max_bytes=1e9 * run.options.cache_gb,
         )

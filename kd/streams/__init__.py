@@ -3,7 +3,7 @@
 from kd.streams.blocks import BlockState, blocks
 from kd.streams.chains import ChainsState, ChainState, bag, chain, parallel_chains
 from kd.streams.composition import map_batch, merge, numbered, with_noise, with_signs
-from kd.streams.expectations import ExpectationsState, posterior_expectations
+from kd.streams.expectations import ExpectationsState, forget, posterior_expectations
 from kd.streams.generators import (
     gaussian_noise,
     munge,
@@ -24,6 +24,7 @@ __all__ = [
     "bootstrap",
     "cache_bytes",
     "chain",
+    "forget",
     "gaussian_noise",
     "label",
     "label_dataset",

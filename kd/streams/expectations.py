@@ -167,6 +167,18 @@ def posterior_expectations(
     return Stream(init, next_)
 
 
+def forget(state: ExpectationsState) -> ExpectationsState:
+    """The state with estimates begun anew, chain and inputs as they are: after a burn-in.
+
+    Example:
+      >>> state = ExpectationsState((), (), jnp.ones(2), {"probs": jnp.ones((2, 3))})
+      >>> float(jnp.sum(forget(state).counts))
+      0.0
+    """
+    zeros = jax.tree.map(jnp.zeros_like, (state.counts, state.memories))
+    return state._replace(counts=zeros[0], memories=zeros[1])
+
+
 def _log_probs(log_prob_fn: Callable[[PyTree, Array], Array], position: PyTree, x: Array) -> Array:
     """Of R samples at B inputs: `[B, R, C]`; one sample after another, each with all inputs."""
     each = over_replicas(lambda weights: jax.vmap(lambda one: log_prob_fn(weights, one))(x))

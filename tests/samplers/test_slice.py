@@ -97,7 +97,6 @@ def test_ten_steps_between_two_modes_keep_the_law():
         num_samples=1,
         burn_in=9,
         num_chains=20_000,
-        method="vmap",
     )
     x = np.ravel(samples.position)
     assert 0.35 < np.mean((x > 1) != (starts > 1)) < 0.4
@@ -134,21 +133,39 @@ def test_truncated_support():
     assert_mean(y[..., 1], 1.5)
 
 
+def funnel(x):
+    """Neal's: the first coordinate is v, the others have a scale of exp(v / 2)."""
+    v, others = x[0], x[1:]
+    return -(v**2) / 18 - 0.5 * others.size * v - 0.5 * jnp.exp(-v) * jnp.sum(others**2)
+
+
 def test_a_funnel():
-    """Neal's funnel in three dimensions: the neck's law holds, and mixing is slow there."""
-
-    def fn(x):
-        return stats_norm(x[0], 3.0) + jnp.sum(stats_norm(x[1:], jnp.exp(x[0] / 2)))
-
-    def stats_norm(x, scale):
-        return -0.5 * (x / scale) ** 2 - jnp.log(scale)
-
-    x = np.asarray(draw(fn, jnp.zeros(3), width=3.0, num_samples=8000, num_chains=8).position)
-    v = x[..., 0]
+    """In three dimensions the law holds from neck to mouth; the mouth costs the most."""
+    samples = draw(funnel, jnp.zeros(3), width=3.0, num_samples=8000, num_chains=8)
+    v = np.asarray(samples.position[..., 0])
     assert_mean(v, 0.0)
     assert_mean(v**2, 9.0)
-    # Coordinate by coordinate the neck is left only slowly.
+    for low, high in ((-np.inf, -6), (-6, -3), (-3, 3), (3, 6), (6, np.inf)):
+        law = stats.norm(scale=3)
+        assert_mean((low < v) & (v < high), law.cdf(high) - law.cdf(low))
+    # Coordinate by coordinate v moves only slowly.
     assert effective_sample_size(v) < 0.3 * v.size
+    cost = np.asarray(samples.info.num_evaluations)
+    assert cost[v > 6].mean() > 3 * cost[v < 3].mean()
+    assert cost[v < -6].mean() < 2 * cost[np.abs(v) < 3].mean()
+
+
+def test_a_funnel_of_ten_dimensions_fails_at_both_its_ends():
+    """Given v its width is found at once, but v drifts: a chain of 1000 may miss neck or mouth."""
+    x = np.asarray(draw(funnel, jnp.zeros(10), width=3.0, num_samples=1000, num_chains=8).position)
+    v = x[..., 0].astype(np.float64)
+    assert split_gelman_rubin(v) > 1.05 and effective_sample_size(v) < 0.02 * v.size
+    for is_inside in (v < -6, v > 6):
+        assert is_inside.mean(axis=1).min() < 0.25 * stats.norm(scale=3).cdf(-6)
+    squares = (x[..., 1:] / np.exp(v / 2)[..., None]) ** 2
+    for i in range(9):
+        assert_mean(squares[..., i], 1.0)
+        assert split_gelman_rubin(squares[..., i]) < 1.01
 
 
 def test_any_pytree_and_its_brackets():
@@ -224,6 +241,29 @@ def test_no_loop_is_without_an_end():
     far = slice_sampler(lambda x: jnp.zeros(()), width=1e-3, max_expansions=5)
     state, _ = jax.jit(far.step)(jax.random.key(0), far.init(jnp.array(1e9)))
     assert float(state.position) == pytest.approx(1e9)
+
+
+def test_no_loop_is_without_an_end_side_by_side():
+    """A chain that no bracket contains, or no proposal leaves, changes none beside it."""
+
+    def step(key, x, scale):
+        fn = lambda value: jnp.where(value == x, 0.0, -0.5 * (value / scale) ** 2)
+        sampler = slice_sampler(fn, width=1.0, max_expansions=10, max_shrinks=40)
+        return sampler.step(key, sampler.init(x))
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    starts, scales = jnp.array([0.0, 0.0, 1e9, 0.5]), jnp.array([1.0, 1e6, jnp.inf, jnp.nan])
+    states, infos = jax.jit(jax.vmap(step))(keys, starts, scales)
+    np.testing.assert_array_equal(infos.num_limited, [0, 1, 1, 0])
+    np.testing.assert_array_equal(infos.num_exhausted, [0, 0, 0, 1])
+    np.testing.assert_array_equal(states.position[2:], starts[2:])
+    alone = jax.jit(lambda inputs: jax.lax.map(lambda one: step(*one), inputs))
+    for together, apart in zip(
+        jax.tree.leaves((states, infos)),
+        jax.tree.leaves(alone((keys, starts, scales))),
+        strict=True,
+    ):
+        np.testing.assert_allclose(together, apart, rtol=1e-6)
 
 
 def test_chains_by_loop_and_by_vmap_agree():
