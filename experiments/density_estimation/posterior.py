@@ -19,6 +19,11 @@ def draw(key: Key, num_points: int) -> Array:
     return draw_given(key, jnp.broadcast_to(jnp.asarray(MEANS, float), (num_points, NUM_MEANS)))
 
 
+def points_of(key: Key, num_points: int) -> Array:
+    """The points that `chain` draws when it is begun with this key, `[N]`."""
+    return draw(jax.random.split(key)[0], num_points)
+
+
 def draw_given(key: Key, means: Array) -> Array:
     """A point of p(x | w) for each of the means w `[B, 3]`, `[B]`."""
     choice_key, noise_key = jax.random.split(key)
@@ -104,8 +109,9 @@ def chain(
         )
 
     def init(key: Key) -> tuple[Array, PyTree]:
-        x = draw(key, num_points)
-        return x, given(x).init(jax.random.fold_in(key, 1 + salt))
+        _, chain_key = jax.random.split(key)
+        x = points_of(key, num_points)
+        return x, given(x).init(jax.random.fold_in(chain_key, salt))
 
     def next_(key: Key, state: tuple[Array, PyTree]) -> tuple[tuple[Array, PyTree], Batch]:
         x, where = state

@@ -276,7 +276,7 @@ def test_streams_of_one_key_share_points_and_nothing_else():
     one, other = (posterior.chain(4, batch_size=6, adapt_steps=5, salt=salt) for salt in (0, 1))
     states = [stream.init(key) for stream in (one, other)]
     for state in states:
-        np.testing.assert_array_equal(state[0], posterior.draw(key, 4))
+        np.testing.assert_array_equal(state[0], posterior.points_of(key, 4))
     batches = [
         stream.next(jax.random.key(0), state)[1]
         for stream, state in zip((one, other), states, strict=True)

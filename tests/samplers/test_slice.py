@@ -248,7 +248,7 @@ def test_no_loop_is_without_an_end_side_by_side():
 
     def step(key, x, scale):
         fn = lambda value: jnp.where(value == x, 0.0, -0.5 * (value / scale) ** 2)
-        sampler = slice_sampler(fn, width=1.0, max_expansions=10, max_shrinks=40)
+        sampler = slice_sampler(fn, width=1.0, max_expansions=10, max_shrinks=12)
         return sampler.step(key, sampler.init(x))
 
     keys = jax.random.split(jax.random.key(0), 4)
