@@ -200,6 +200,7 @@ def fit_batch(run: Run, num_points: int, bags: np.ndarray) -> inference.EMResult
     inputs = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (x, starts(run, phase)))
     with jax.enable_x64(True):
         found = jax.jit(lambda inputs: jax.lax.map(fit, inputs))(inputs)
+        found = jax.tree.map(np.asarray, found)
     single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), found.params)
     return found._replace(params=single)
 

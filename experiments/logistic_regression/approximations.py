@@ -66,6 +66,7 @@ def all_of(run: Run, problem: Problem) -> dict[str, Approximation]:
         mode = inference.logistic_laplace(x, y, prior_covariance=prior)
         for name, result, method in (
             ("ep", exact, "quadrature"),
+            ("ep_thesis", mackay, "quadrature"),
             ("ep_mackay", mackay, "mackay"),
             ("laplace", mode, "quadrature"),
         ):

@@ -25,6 +25,9 @@ SQUARE, HELD_OUT = "square", "test"
 SIDE, GRID = 8.0, 81  # The plotted square, as in the thesis.
 TIMED_INPUTS, TIMED_ROUNDS = 1000, 5
 MOST_R_HAT = 1.01
+# EP by exact moments and quadrature; by MacKay's moments and quadrature, as in the thesis; and
+# by MacKay's moments and predictions.
+OTHERS = ("ep", "ep_thesis", "ep_mackay", "laplace", "hmc")
 Predictions = dict[tuple[str, str], np.ndarray]
 
 
@@ -167,11 +170,7 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     is_real = settings.dataset != "points"
     place = HELD_OUT if is_real else SQUARE
     kinds = [name_of(condition) for condition in settings.conditions()]
-    kinds += [
-        name
-        for name in ("ep", "ep_mackay", "laplace", "hmc")
-        if f"mean_gap.{place}[{name}]" in by_name
-    ]
+    kinds += [name for name in OTHERS if f"mean_gap.{place}[{name}]" in by_name]
     near = f"inputs_{settings.input_variance[0]:g}"
     lines = []
     for kind in kinds:
@@ -205,7 +204,7 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             f"{by_name[f'cost.bytes[{name}]']['value']:,.0f}",
             f"{by_name[f'cost.latency[{name}]']['value']:.2f}",
         ]
-        for name in ("mcmc", "student", "ep", "ep_mackay", "laplace", "hmc")
+        for name in ("mcmc", "student", *OTHERS)
         if f"cost.bytes[{name}]" in by_name
     ]
     report.print_table("what it costs", ["", "bytes", "ms, 1,000 predictions"], lines)

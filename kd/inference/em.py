@@ -162,7 +162,9 @@ def fit_mixture(
       params: the start.
       x: `[N, D]`, the data.
       tolerance: nats per input. In single precision the mean log-likelihood is known to one
-        part in ten million or so, and iterations end when they gain less than that.
+        part in ten million or so, and iterations end when they gain less than that: at a
+        plateau, too, from which EM would have gone on. Where that matters, start in double
+        precision, with a smaller tolerance and more iterations.
       max_iterations: at most as many M steps.
       floor: least eigenvalue of a covariance, in the squared units of x.
       block_size: inputs in memory at a time, each with K D numbers; what a CPU's cache
@@ -187,8 +189,8 @@ def fit_mixture(
 
     Reference:
       Papamakarios (2015), (D.3)-(D.9). Deviations: the thesis's code stops where the total
-      log-likelihood gains less than 1e-7, which single precision cannot resolve; and it
-      has no floor, so that a component may collapse onto a point.
+      log-likelihood gains less than 1e-7, which single precision cannot resolve, however many
+      iterations that takes; and it has no floor, so that a component may collapse onto a point.
     """
     components = _components(mixture, params)
     x = _inputs(mixture, x, components.logits.dtype)

@@ -121,9 +121,10 @@ def logistic_ep(
       Papamakarios (2015), "Distilling Model Knowledge", (3.46). Deviations: the default
       moments are exact, where the thesis takes MacKay's; with "mackay" the second derivative
       is that of log Z itself, :math:`\kappa^2 Z (1 - Z)`. The released code's, :math:`\kappa^2
-      \alpha (\alpha + \pi m / 8)` with :math:`\alpha = \kappa (1 - Z)`, is of no function
-      and diverges on the second of the data sets above. The tolerance is on scale-free
-      changes of natural parameters, where the code compares means and variances.
+      \alpha (\alpha + \pi m / 8)` with :math:`\alpha = \kappa (1 - Z)`, is not the
+      derivative of its own :math:`\alpha`, and diverges on the second of the data sets
+      above. The tolerance is on scale-free changes of natural parameters, where the code
+      compares means and variances.
     """
     design, factor = whiten(x, y, prior_covariance)
     checks.check_choice("moments", moments, tuple(MOMENTS))

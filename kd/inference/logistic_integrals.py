@@ -12,7 +12,7 @@ from kd import checks
 
 # The rule's nodes reach as many standard deviations (what is beyond has a share of 1e-16),
 # at most as many of them apart, and are densest as near 0 as the poles of the logistic
-# function, +-i pi. Rows are taken in blocks: a row has up to 250 nodes.
+# function, +-i pi. Rows are taken in blocks: a row has hundreds of nodes.
 REACH, STEP, POLE, BLOCK = 8.6, 0.75, np.pi, 1024
 # Stands for a variance of 0, where all integrals take their limits.
 LEAST_VARIANCE = 1e-200

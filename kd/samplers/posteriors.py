@@ -40,7 +40,7 @@ def minibatch_log_posterior(
       -5.0
 
     Reference:
-      Welling and Teh (2011), (3).
+      Welling and Teh (2011), (4), whose gradient is of this.
     """
     checks.check_count("num_examples", num_examples)
 
@@ -124,7 +124,7 @@ def polynomial_step_size(
       0.5
 
     Reference:
-      Welling and Teh (2011), section 5.
+      Welling and Teh (2011), section 2.
     """
     checks.check_positive("scale", scale)
     checks.check_positive("offset", offset)

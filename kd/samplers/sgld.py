@@ -176,8 +176,8 @@ def preconditioned_sgld(
       for deep neural networks", algorithm 1. As in their practice the term
       :math:`\Gamma`, the divergence of G, is left out: a bias of the order of 1 - decay.
       Deviations: the noise has the variance of their text, where their code divides its scale by
-      N; V starts at the first squared gradient and not at 0, which made the first
-      steps huge.
+      N; V starts at the first squared gradient, as in their code, and not at 0, which would
+      make the first steps huge; the mean gradient is of the prior too.
     """
     _check_options(step_size, temperature)
     checks.check_count("num_examples", num_examples)

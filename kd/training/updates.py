@@ -188,7 +188,7 @@ class StoreState(NamedTuple):
     """What was kept of a stream.
 
     Attributes:
-      kept: each leaf `[S, ...]`, of which the first `count` rows are filled.
+      kept: each leaf `[S, ...]`, of which the first `count` rows are filled, or all.
       count: rows so far, int32.
     """
 
@@ -207,8 +207,8 @@ def store(name: str) -> Update:
 
     Returns:
       An update whose `init` takes an array, or a pytree of them, of S rows to fill, and whose state
-      is a `StoreState`. What comes after the S-th row overwrites the last ones. Its only metric
-      is `"stored"`, the rows so far.
+      is a `StoreState`. A batch that does not fit is moved back to end at the S-th row, over what
+      was there. Its only metric is `"stored"`, the rows so far.
 
     Example:
       >>> import jax.numpy as jnp

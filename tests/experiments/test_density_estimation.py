@@ -4,6 +4,8 @@ import itertools
 import json
 import math
 import signal
+from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,9 @@ from scipy import special, stats
 
 from experiments.bags import by_chain
 from experiments.density_estimation import posterior, quadrature, study, tables
-from kd import samplers
+from experiments.density_estimation.settings import Settings
+from experiments.flags import resolve
+from kd import inference, samplers
 from kd.export import load_student
 from kd.models import GaussianMixture
 
@@ -341,3 +345,35 @@ def test_an_online_student_has_one_size_and_a_bag_grows():
     assert flat < 20_000 < bags[1] < bags[2]
     # Twelve bytes a sample.
     np.testing.assert_allclose(np.diff(bags), 12 * np.diff([1000, 10_000, 100_000]), rtol=0.05)
+
+
+def test_batch_students_learn_the_mean_density_of_their_bags():
+    """Draws have its law; and EM goes on beyond a plateau at which single precision stops."""
+    rng = np.random.default_rng(0)
+    bag = rng.normal(size=(500, 3)) * 3
+    x = np.asarray(study.draws_of(jax.random.key(1), jnp.asarray(bag, jnp.float32), 4000))[:, 0]
+    law = lambda x: np.mean(
+        stats.norm.cdf(x[:, None, None], bag[None], np.sqrt(posterior.VARIANCES)), axis=(1, 2)
+    )
+    assert stats.kstest(x, law).pvalue > 1e-3
+
+
+def test_batch_em_does_not_stop_at_a_plateau(tmp_path):
+    """Three means in one place: a saddle, from which single precision sees no gain."""
+    settings = resolve(Settings, "quick", {"num_repeats": "1", "num_fitted": "500"})
+    run = SimpleNamespace(settings=settings, key=lambda phase: jax.random.key(0))
+    bag = np.asarray(np.random.default_rng(0).normal(size=(1, 400, 3)) + posterior.MEANS * 4)
+    near = lambda mixture: mixture.from_moments(
+        jnp.full(3, 1 / 3),
+        jnp.array([[-0.700], [-0.701], [-0.702]]),
+        jnp.ones((3, 1, 1)),
+    )
+    mixture = study.student_of(settings)
+    start = jax.tree.map(lambda leaf: leaf[None], near(mixture))
+    with mock.patch.object(study, "starts", lambda run, phase: start):
+        found = study.fit_batch(run, 5, bag)
+    assert bool(found.is_converged[0])
+    x = study.draws_of(jax.random.split(jax.random.key(0), 1)[0], jnp.asarray(bag[0]), 500)
+    once = inference.fit_mixture(mixture, near(mixture), x)
+    assert float(found.log_likelihood[0]) > float(once.log_likelihood) - 1e-5
+    assert int(found.num_iterations[0]) > int(once.num_iterations)

@@ -40,7 +40,7 @@ KINDS = [
     for mode in ("batch", "online")
     for loss in ("ce", "dse")
 ]
-OTHERS = ["ep", "ep_mackay", "laplace", "hmc"]
+OTHERS = list(tables.OTHERS)
 
 
 @pytest.fixture(scope="module")

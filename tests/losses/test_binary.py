@@ -190,3 +190,31 @@ def test_raises():
         expected(jnp.zeros((3, 2)), jnp.zeros((3, 2)), vector)
     with pytest.raises(ValueError, match="number of classes must be at least 1, got 0"):
         expected(jnp.zeros((0, 2)), jnp.zeros((0, 2)), jnp.zeros(0))
+
+
+def test_expected_over_four_classes_and_a_matrix_of_inputs(x64):
+    """By a loop; and of three members the mean gradient is that of their mean."""
+    rng = np.random.default_rng(5)
+    student, teacher = rng.normal(size=(2, 4, 2, 3))
+    log_probs = oracles.log_softmax(rng.normal(size=4))
+    expected = sum(
+        0.5 * np.exp(log_probs[i]) * np.sum((student[i] - teacher[i]) ** 2) for i in range(4)
+    )
+    loss = losses.expected_derivative_square_error
+    found = loss(jnp.asarray(student), jnp.asarray(teacher), jnp.asarray(log_probs))
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+
+    members, x = jnp.asarray(rng.normal(size=(3, 4, 6))), jnp.asarray(rng.normal(size=6))
+    log_probs_fn = lambda w, x: jax.nn.log_softmax(w @ x)
+    mean_fn = lambda x: jnp.log(jnp.mean(jnp.exp(jax.vmap(log_probs_fn, (0, None))(members, x)), 0))
+    start = jnp.asarray(rng.normal(size=(4, 6)))
+
+    def slope(teacher_fn):
+        def objective(w):
+            own = jax.jacrev(lambda x: log_probs_fn(w, x))(x)
+            return loss(own, jax.jacrev(teacher_fn)(x), teacher_fn(x))
+
+        return jax.grad(objective)(start)
+
+    singles = [slope(lambda x, w=w: log_probs_fn(w, x)) for w in members]
+    np.testing.assert_allclose(np.mean(singles, 0), slope(mean_fn), rtol=1e-9, atol=1e-12)

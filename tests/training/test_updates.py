@@ -7,7 +7,7 @@ import optax
 import oracles
 import pytest
 
-from kd.training import combine, gradient, monte_carlo, observe, replicate
+from kd.training import combine, gradient, monte_carlo, observe, replicate, store
 
 
 def objective(params, batch):
@@ -140,3 +140,11 @@ def test_monte_carlo_means_are_those_of_every_third_sample(block_size):
     probs = np.exp([[oracles.log_softmax(w @ one) for one in x] for w in samples[2::3]])
     np.testing.assert_allclose(state.means["probs"], probs.mean(0), rtol=1e-5)
     np.testing.assert_allclose(state.means["squares"], (probs**2).mean(0), rtol=1e-5)
+
+
+def test_a_batch_that_does_not_fit_ends_at_the_last_row():
+    update = store("x")
+    state = update.init(jnp.zeros(5))
+    for first in (1.0, 3.0, 5.0):
+        state, metrics = update.apply(state, {"x": jnp.array([first, first + 1])})
+    assert state.kept.tolist() == [1, 2, 3, 5, 6] and float(metrics["stored"]) == 6
