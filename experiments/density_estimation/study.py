@@ -56,10 +56,12 @@ class Sweep(NamedTuple):
 
     Attributes:
       kl: `[R]`, nats, by route and batch size.
+      num_empty: components without a share in the end, the mean over data sets, by the same.
       r_hat, ess: as in `Result`, of the bag that they are compared with.
     """
 
     kl: dict[tuple[str, int], np.ndarray]
+    num_empty: dict[tuple[str, int], float]
     r_hat: np.ndarray
     ess: np.ndarray
 
@@ -279,12 +281,13 @@ def compare_batches(run: Run) -> Sweep:
     _, bags = fill_bags(run, num_points)
     monte_carlo = quadrature.monte_carlo(bags, x)
     num_draws = settings.batch_size * settings.num_iterations
-    found = {}
+    found, num_empty = {}, {}
     for size in settings.batch_sizes:
         for route in ROUTES:
+            phase = f"online[{num_points},{route},{size}]"
             params = fit_online(
                 run,
-                f"online[{num_points},{route},{size}]",
+                phase,
                 num_points,
                 monte_carlo,
                 batch_size=size,
@@ -293,7 +296,8 @@ def compare_batches(run: Run) -> Sweep:
                 num_chains=size if route == "parallel" else None,
             )
             found[route, size] = quadrature.kl_divergence(monte_carlo, evaluate(params), x)
-    return Sweep(found, *diagnose(bags, settings.num_chains))
+            num_empty[route, size] = float(run.log.rows(phase)[-1]["num_empty"])
+    return Sweep(found, num_empty, *diagnose(bags, settings.num_chains))
 
 
 def export(run: Run, results: dict[int, Result]) -> None:

@@ -53,6 +53,8 @@ def _sweep_rows(sweep: "Sweep") -> list[Row]:
     ]
     for (route, size), kl in sweep.kl.items():
         made.append(_mean(f"kl.sweep[{route},{size}]", kl))
+        num_empty = sweep.num_empty[route, size]
+        made.append(Row(f"num_empty.sweep[{route},{size}]", num_empty, None, repeats, ""))
         if route != "one":
             gap = kl - sweep.kl["one", size]
             made.append(_mean(f"kl.sweep_less_one[{route},{size}]", gap))
@@ -79,6 +81,13 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         title = f"online EM of {settings.sweep_points:,} points: KL by draws a step, and from where"
         header = ["draws", *(ROUTE_NAMES[route] for route in ROUTES)]
         report.print_table(title, header, lines)
+        worst = max(
+            by_name[f"num_empty.sweep[{route},{size}]"]["value"]
+            for route in ROUTES
+            for size in settings.batch_sizes
+        )
+        if worst:
+            print(f"Up to {worst:.1f} of {settings.num_components} components end without a share.")
         ess, r_hat = by_name["ess.sweep"]["value"], by_name["r_hat.sweep"]["value"]
         print(f"The chains there: {ess:,.0f} effective samples at least, R-hat {r_hat:.3f}.")
     _show_mishaps(by_name, settings)

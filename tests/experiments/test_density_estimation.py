@@ -69,7 +69,8 @@ def test_a_run_leaves_what_it_promises(finished):
 
 def test_metrics_and_rows(finished):
     metrics, values = finished.metrics(), finished.values()
-    assert set(metrics) == {"bag[3]", "bag[6]", *ONLINE}
+    phases = {"bag[3]", "bag[6]", *ONLINE}
+    assert set(metrics) == phases | {f"burn_in-{phase}" for phase in phases}
     assert float(metrics["bag[3]"][-1]["stored"]) > 390
     rows = {row["name"]: row for row in finished.summary()["rows"]}
     for n in (3, 6):
