@@ -106,7 +106,7 @@ def diagnosis_table(found: Mapping[str, Diagnosis], *, at_most: int = 20) -> str
             f"{one.ess:>10.0f} {one.r_hat:>8.4f}"
         )
     if len(rows) > at_most:
-        lines.append(f"and {len(rows) - at_most} more, with a smaller R-hat")
+        lines.append(f"and {len(rows) - at_most} more, with a smaller R-hat or none")
     return "\n".join(lines)
 
 

@@ -52,7 +52,7 @@ def test_the_table_fits_and_has_the_worst_first():
     lines = samplers.diagnosis_table(found, at_most=5).split("\n")
     assert len(lines) == 7 and max(map(len, lines)) <= 79
     assert "1.2900" in lines[1] and "1.2800" in lines[2]
-    assert lines[-1] == "and 26 more, with a smaller R-hat"
+    assert lines[-1] == "and 26 more, with a smaller R-hat or none"
     assert "nan" in samplers.diagnosis_table(found, at_most=40).split("\n")[-1]
     with pytest.raises(ValueError, match="at_most must be at least 1, got 0"):
         samplers.diagnosis_table(found, at_most=0)
