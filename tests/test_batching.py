@@ -129,10 +129,13 @@ def test_loop_runs_one_replica_at_a_time():
         assert calls == expected
 
 
-def test_auto_is_a_loop_on_a_cpu():
-    calls = []
-    jax.block_until_ready(over_replicas(halve_and_count(calls))(make_state((4,))))
-    assert calls == ([1] * 4 if jax.default_backend() == "cpu" else [4])
+@pytest.mark.parametrize(
+    ("backend", "primitives"), [("cpu", {"scan"}), ("gpu", {"tanh"}), ("tpu", {"tanh"})]
+)
+def test_auto_is_a_loop_on_a_cpu_alone(backend, primitives, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    jaxpr = jax.make_jaxpr(over_replicas(jnp.tanh))(jnp.zeros((4, 3)))
+    assert {equation.primitive.name for equation in jaxpr.eqns} == primitives
 
 
 def test_a_bad_method_is_refused():

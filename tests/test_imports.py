@@ -40,7 +40,7 @@ def layer_of(path):
     return path.relative_to(ROOT / "kd").with_suffix("").parts[0]
 
 
-@pytest.mark.parametrize("module", ["kd.losses", "kd.derivatives", "kd.streams"])
+@pytest.mark.parametrize("module", ["kd.losses", "kd.derivatives", "kd.samplers", "kd.streams"])
 def test_a_part_brings_no_data_flag_plot_or_checkpoint_library(module):
     code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     run = subprocess.run(

@@ -160,7 +160,7 @@ def test_the_online_loop_is_algorithm_1_in_plain_loops():
         num_examples=NUM_EXAMPLES,
     )
     data = streams.resample({"x": DATA["x"], "y": jnp.asarray(labels)}, 2)
-    sampler = samplers.sgld(log_posterior_fn, data, step_size=size)
+    sampler = samplers.sgld(log_posterior_fn, data, step_size=size, normal_fn=jax.random.normal)
     stream = stream_of(expectations(running_mean()), sampler=sampler, thin=thin, burn_in=4)
     update = training.gradient(
         lambda w, batch: jnp.mean(
