@@ -45,6 +45,13 @@ def row(name: str, estimate: Estimate, unit: str, *, scale: float = 1.0, paper=N
     return Row(name, scale * estimate.value, scale * estimate.stderr, estimate.repeats, unit, paper)
 
 
+def mean_row(name: str, values: np.ndarray, unit: str) -> Row:
+    """The mean of independent repeats, with its standard error where there are several."""
+    count = len(values)
+    error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else None
+    return Row(name, float(np.mean(values)), error, count, unit)
+
+
 class Progress:
     """Progress of a phase, and its rows in `metrics.csv` (and TensorBoard).
 

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from experiments import report
 from experiments.density_estimation.settings import ROUTES, Settings
-from experiments.report import Row
+from experiments.report import Row, mean_row
 
 if TYPE_CHECKING:
     from experiments.density_estimation.study import Result, Sweep
@@ -30,9 +28,9 @@ def rows(
     made = []
     for num_points, result in results.items():
         for name in (*STUDENTS, "truth"):
-            made.append(_mean(f"kl.{name}[{num_points}]", result.kl[name]))
+            made.append(mean_row(f"kl.{name}[{num_points}]", result.kl[name], "nats"))
         gap = result.kl["online"] - result.kl["batch"]
-        made.append(_mean(f"kl.online_less_batch[{num_points}]", gap))
+        made.append(mean_row(f"kl.online_less_batch[{num_points}]", gap, "nats"))
         repeats = len(result.r_hat)
         made.append(Row(f"r_hat[{num_points}]", float(result.r_hat.max()), None, repeats, ""))
         made.append(Row(f"ess[{num_points}]", float(result.ess.min()), None, repeats, "samples"))
@@ -52,12 +50,12 @@ def _sweep_rows(sweep: "Sweep") -> list[Row]:
         Row("ess.sweep", float(sweep.ess.min()), None, repeats, "samples"),
     ]
     for (route, size), kl in sweep.kl.items():
-        made.append(_mean(f"kl.sweep[{route},{size}]", kl))
+        made.append(mean_row(f"kl.sweep[{route},{size}]", kl, "nats"))
         num_empty = sweep.num_empty[route, size]
         made.append(Row(f"num_empty.sweep[{route},{size}]", num_empty, None, repeats, ""))
         if route != "one":
             gap = kl - sweep.kl["one", size]
-            made.append(_mean(f"kl.sweep_less_one[{route},{size}]", gap))
+            made.append(mean_row(f"kl.sweep_less_one[{route},{size}]", gap, "nats"))
     return made
 
 
@@ -110,9 +108,3 @@ def _show_mishaps(by_name: report.RowsByName, settings: Settings) -> None:
             )
         if share := by_name[f"not_converged.batch[{num}]"]["value"]:
             print(f"{num:,} points: {100 * share:.0f} % of the batch fits had not converged.")
-
-
-def _mean(name: str, values: np.ndarray) -> Row:
-    count = len(values)
-    error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else None
-    return Row(name, float(np.mean(values)), error, count, "nats")

@@ -13,7 +13,7 @@ from experiments import report
 from experiments.logistic_regression.approximations import Approximation, mean_probs
 from experiments.logistic_regression.problems import Problem
 from experiments.logistic_regression.settings import Settings
-from experiments.report import Row
+from experiments.report import Row, mean_row
 from experiments.run import Run
 from kd.batching import over_replicas
 from kd.types import PyTree
@@ -121,14 +121,16 @@ def rows(
     for (name, place), probs in predictions.items():
         if name != "mcmc":
             gaps = np.abs(probs - predictions["mcmc", place])
-            made.append(_mean(f"mean_gap.{place}[{name}]", gaps.mean(axis=(1, 2)), "probability"))
-            made.append(_mean(f"max_gap.{place}[{name}]", gaps.max(axis=(1, 2)), "probability"))
+            made.append(
+                mean_row(f"mean_gap.{place}[{name}]", gaps.mean(axis=(1, 2)), "probability")
+            )
+            made.append(mean_row(f"max_gap.{place}[{name}]", gaps.max(axis=(1, 2)), "probability"))
         if place == HELD_OUT:
             chosen = probs[:, np.arange(len(problem.test_y)), problem.test_y]
             right = 100.0 * (probs.argmax(-1) == problem.test_y).mean(axis=1)
-            made.append(_mean(f"accuracy[{name}]", right, "%"))
+            made.append(mean_row(f"accuracy[{name}]", right, "%"))
             nll = -np.log(np.maximum(chosen, 1e-12)).mean(axis=1)
-            made.append(_mean(f"log_prob[{name}]", -nll, "nats"))
+            made.append(mean_row(f"log_prob[{name}]", -nll, "nats"))
     return made + _costs(problem, bag, students, others)
 
 
@@ -219,9 +221,3 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         print(f"Hamiltonian Monte Carlo: R-hat {hmc:.3f}, {divergences:.0f} divergent steps.")
     print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
     print(workdir / "student")
-
-
-def _mean(name: str, values: np.ndarray, unit: str) -> Row:
-    count = len(values)
-    error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else None
-    return Row(name, float(np.mean(values)), error, count, unit)

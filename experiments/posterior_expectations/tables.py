@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments import report
 from experiments.posterior_expectations.settings import Chain, Settings
-from experiments.report import Row
+from experiments.report import Row, mean_row
 from kd import metrics
 from kd.metrics import Uncertainties
 
@@ -34,7 +34,7 @@ def rows(
         for name in repeats[0]:
             for figure in repeats[0][name]:
                 values = np.array([one[name][figure] for one in repeats])
-                made.append(_mean(f"{figure}[{group},{name}]", values, unit_of(figure)))
+                made.append(mean_row(f"{figure}[{group},{name}]", values, unit_of(figure)))
     return made
 
 
@@ -130,9 +130,3 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         print(f"± is one standard error over {settings.num_repeats} chains.", end=" ")
     print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
     print(workdir / "student")
-
-
-def _mean(name: str, values: np.ndarray, unit: str) -> Row:
-    count = len(values)
-    error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else None
-    return Row(name, float(np.mean(values)), error, count, unit)
