@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kd import checks
+from kd.models.mlp import dense
 from kd.types import Array
 
 
@@ -68,9 +69,5 @@ class CNN(nn.Module):
             x = nn.max_pool(self.activation_fn(x), window, strides=window)
         x = jnp.reshape(x, -1)
         for size in self.hidden_sizes:
-            x = self.activation_fn(self._dense(size, x))
-        return self._dense(self.num_outputs, x)
-
-    def _dense(self, size: int, x: Array) -> Array:
-        init_fn = nn.initializers.normal((x.size + 1) ** -0.5)
-        return nn.Dense(size, kernel_init=init_fn, bias_init=init_fn)(x)
+            x = self.activation_fn(dense(size, x))
+        return dense(self.num_outputs, x)

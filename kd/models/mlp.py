@@ -38,9 +38,11 @@ class MLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         x = jnp.reshape(x, -1)
         for size in self.hidden_sizes:
-            x = self.activation_fn(self._dense(size, x))
-        return self._dense(self.num_outputs, x)
+            x = self.activation_fn(dense(size, x))
+        return dense(self.num_outputs, x)
 
-    def _dense(self, size: int, x: Array) -> Array:
-        init_fn = nn.initializers.normal((x.size + 1) ** -0.5)
-        return nn.Dense(size, kernel_init=init_fn, bias_init=init_fn)(x)
+
+def dense(size: int, x: Array) -> Array:
+    """A dense layer of a module's own, within its `__call__`; weights and biases by its fan-in."""
+    init_fn = nn.initializers.normal((x.size + 1) ** -0.5)
+    return nn.Dense(size, kernel_init=init_fn, bias_init=init_fn)(x)
