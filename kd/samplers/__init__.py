@@ -1,6 +1,6 @@
 """Markov kernels, each a `Sampler(init, step)`, and `sample`, which runs them."""
 
-from kd.samplers.adapters import from_blackjax
+from kd.samplers.adapters import DrawState, from_blackjax, from_draws
 from kd.samplers.base import Samples, position_of, sample
 from kd.samplers.diagnostics import Diagnosis, diagnose, diagnosis_table, save_draws
 from kd.samplers.flips import FlipInfo, FlipState, bit_flips
@@ -16,6 +16,7 @@ from kd.samplers.slice import SliceInfo, SliceState, slice_sampler
 
 __all__ = [
     "Diagnosis",
+    "DrawState",
     "FlipInfo",
     "FlipState",
     "GibbsInfo",
@@ -31,6 +32,7 @@ __all__ = [
     "diagnose",
     "diagnosis_table",
     "from_blackjax",
+    "from_draws",
     "minibatch_log_posterior",
     "normal_like",
     "polynomial_step_size",

@@ -1,9 +1,14 @@
-"""Kernels of other libraries as samplers."""
+"""What others have sampled, or can sample, as samplers."""
 
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
-from kd.types import Key, PyTree, Sampler
+import jax
+import jax.numpy as jnp
+
+from kd import checks
+from kd.samplers.base import merge_chains
+from kd.types import Array, Key, PyTree, Sampler
 
 
 def from_blackjax(algorithm: Any) -> Sampler:
@@ -41,6 +46,64 @@ def from_blackjax(algorithm: Any) -> Sampler:
         return init(position, key) if _takes_two(init) else init(position)
 
     return Sampler(start, step)
+
+
+class DrawState(NamedTuple):
+    """Which of the stored positions is the current one.
+
+    Attributes:
+      position: a copy of it.
+      index: its number, int32.
+    """
+
+    position: PyTree
+    index: Array
+
+
+def from_draws(position: PyTree, *, num_chains: int | None = None) -> Sampler:
+    """A sampler of stored positions, each as likely at every step, whatever was before.
+
+    So that what learns from a chain also learns from a deep ensemble, from a bag of samples, or
+    from draws of another library.
+
+    Args:
+      position: the members of an ensemble, `kd.samplers.sample(...).position`, numpyro's
+        `mcmc.get_samples()`, or any other: each leaf `[S, ...]`; with `num_chains` `[C, S, ...]`.
+      num_chains: C, whose draws are put together; None where there is no such axis.
+
+    Returns:
+      A sampler whose `init` takes a position for its shapes alone, and starts at the first of
+      the stored ones.
+
+    Raises:
+      ValueError: if the leaves differ in length, are empty, or have no axis of draws; by `init`, if
+        a position is of other shapes.
+
+    Example:
+      >>> from kd.samplers import sample
+      >>> draws = sample(jax.random.key(0), from_draws(jnp.arange(3.0)),
+      ...     jnp.array(0.0), num_samples=3000).position
+      >>> sorted(set(draws.tolist())), round(float(draws.mean()), 1)
+      ([0.0, 1.0, 2.0], 1.0)
+    """
+    position = merge_chains(position, num_chains)
+    size = checks.check_same_length("position", position)
+
+    def at(index: Array) -> DrawState:
+        return DrawState(jax.tree.map(lambda leaf: leaf[index], position), index)
+
+    def init(start: PyTree, key: Key | None = None) -> DrawState:
+        del key
+        first = at(jnp.zeros((), jnp.int32))
+        if jax.tree.map(jnp.shape, start) != jax.tree.map(jnp.shape, first.position):
+            raise ValueError("a start must have the shapes of one of the stored positions.")
+        return first
+
+    def step(key: Key, state: DrawState) -> tuple[DrawState, tuple[()]]:
+        del state
+        return at(jax.random.randint(key, (), 0, size)), ()
+
+    return Sampler(init, step)
 
 
 def _takes_two(init: Any) -> bool:

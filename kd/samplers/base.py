@@ -131,6 +131,23 @@ def fold_in_range(key: Key, num_keys: int) -> Key:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_keys))
 
 
+def merge_chains(position: PyTree, num_chains: int | None) -> PyTree:
+    """Samples of C chains, each leaf `[C, S, ...]`, as `[C S, ...]`; as they are if C is None.
+
+    Raises:
+      ValueError: if the leading axis is not C, or there is no second.
+    """
+    if num_chains is None:
+        return position
+    checks.check_count("num_chains", num_chains)
+    if checks.check_same_length("position", position) != num_chains:
+        raise ValueError(f"position must have a leading axis of num_chains = {num_chains}.")
+    for leaf in jax.tree.leaves(position):
+        if jnp.ndim(leaf) < 2:
+            raise ValueError(f"position must have an axis of samples, got {jnp.shape(leaf)}.")
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), position)
+
+
 def position_of(state: PyTree) -> PyTree:
     """The position in a sampler's state: its field `position`, or the whole.
 

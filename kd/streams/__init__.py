@@ -2,7 +2,7 @@
 
 from kd.streams.blocks import BlockState, blocks
 from kd.streams.chains import ChainsState, ChainState, bag, chain, parallel_chains
-from kd.streams.composition import map_batch, merge, numbered, with_noise, with_signs
+from kd.streams.composition import map_batch, merge, numbered, with_masks, with_noise, with_signs
 from kd.streams.expectations import ExpectationsState, forget, posterior_expectations
 from kd.streams.generators import (
     gaussian_noise,
@@ -37,6 +37,7 @@ __all__ = [
     "parallel_chains",
     "posterior_expectations",
     "resample",
+    "with_masks",
     "with_noise",
     "with_signs",
 ]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from kd import checks
 from kd.batching import over_replicas
-from kd.samplers.base import check_sampler, check_start, fold_in_range, keep_steps
+from kd.samplers.base import check_sampler, check_start, fold_in_range, keep_steps, merge_chains
 from kd.streams.resampling import resample
 from kd.types import Array, Batch, Key, PyTree, Sampler, Stream
 
@@ -240,12 +240,4 @@ def bag(
     Reference:
       Papamakarios (2015), "Distilling Model Knowledge", sections 3.2.1 and 3.3.2.
     """
-    if num_chains is not None:
-        checks.check_count("num_chains", num_chains)
-        if checks.check_same_length("position", position) != num_chains:
-            raise ValueError(f"position must have a leading axis of num_chains = {num_chains}.")
-        for leaf in jax.tree.leaves(position):
-            if jnp.ndim(leaf) < 2:
-                raise ValueError(f"position must have an axis of samples, got {jnp.shape(leaf)}.")
-        position = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), position)
-    return resample({name: position}, batch_size, replace=replace)
+    return resample({name: merge_chains(position, num_chains)}, batch_size, replace=replace)

@@ -73,6 +73,48 @@ def with_noise(
     return Stream(stream.init, next_)
 
 
+def with_masks(stream: Stream, *, side: int) -> Stream:
+    """Puts a fresh square of zeros on every image `"x"` of every batch, all places as likely.
+
+    Args:
+      stream: batches with images `[B, H, W, channels]` under `"x"`.
+      side: of the square, pixels; 0 leaves the images as they are.
+
+    Raises:
+      TypeError, ValueError: if `side` is no integer from 0; when traced, if the images have another
+        rank or the square does not fit.
+
+    Example:
+      >>> from kd import streams
+      >>> stream = with_masks(streams.resample({"x": jnp.ones((5, 8, 8, 1))}, 3), side=2)
+      >>> _, batch = stream.next(jax.random.key(1), stream.init(jax.random.key(0)))
+      >>> jnp.sum(batch["x"], axis=(1, 2, 3)).tolist()
+      [60.0, 60.0, 60.0]
+    """
+    checks.check_count("side", side, at_least=0)
+
+    def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
+        stream_key, mask_key = jax.random.split(key)
+        state, batch = stream.next(stream_key, state)
+        x = batch["x"]
+        checks.check_rank("x", x, 4)
+        num, height, width, _ = x.shape
+        checks.check_count("side", side, at_least=0, at_most=min(height, width))
+        limits = jnp.array([[height, width]]) - side + 1
+        corners = jax.random.randint(mask_key, (num, 2), 0, limits)
+        row, column = (
+            (place >= corner) & (place < corner + side)
+            for place, corner in (
+                (jnp.arange(height)[None], corners[:, :1]),
+                (jnp.arange(width)[None], corners[:, 1:]),
+            )
+        )
+        is_masked = row[:, :, None, None] & column[:, None, :, None]
+        return state, {**batch, "x": jnp.where(is_masked, jnp.zeros((), x.dtype), x)}
+
+    return Stream(stream.init, next_)
+
+
 def merge(*parts: Stream) -> Stream:
     """Streams side by side: every batch has the entries of one of each.
 

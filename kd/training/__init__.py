@@ -16,6 +16,7 @@ from kd.training.fit import (
     row_steps,
 )
 from kd.training.monte_carlo import MonteCarloState, monte_carlo
+from kd.training.proximal import ProximalState, proximal
 from kd.training.updates import (
     CombinedState,
     GradientState,
@@ -35,6 +36,7 @@ __all__ = [
     "GradientState",
     "MonteCarloState",
     "NonFiniteLossError",
+    "ProximalState",
     "StoreState",
     "combine",
     "compile_chunk",
@@ -48,6 +50,7 @@ __all__ = [
     "monte_carlo",
     "observe",
     "persistent_contrastive_divergence",
+    "proximal",
     "replicate",
     "row_steps",
     "store",

@@ -31,6 +31,7 @@ def monte_carlo(
     x: Array,
     *,
     every: int = 1,
+    num_chains: int | None = None,
     block_size: int = 500,
 ) -> Update:
     """Means over a chain's samples of functions of a network's answers to fixed inputs.
@@ -43,14 +44,15 @@ def monte_carlo(
       fns: log-probabilities to an array, by name, as in `kd.inference.Expectation`.
       x: inputs, `[N, ...]`.
       every: batches a sample; the first is of the batch `every`.
+      num_chains: R, of the stream: all their positions are averaged over each time.
       block_size: inputs at once.
 
     Returns:
-      An update by batches of `kd.streams.posterior_expectations` of one chain. Its `init` takes
-      weights, for their shapes; its only metric is `"samples"`, averaged over so far.
+      An update by batches of `kd.streams.posterior_expectations`. Its `init` takes the weights of
+      one chain, for their shapes; its only metric is `"samples"`, averaged over so far.
 
     Raises:
-      ValueError: if a count is not positive.
+      ValueError: if a count is not positive; when traced, if the positions are not of R chains.
 
     Example:
       >>> from kd.inference import predictive
@@ -63,6 +65,8 @@ def monte_carlo(
     checks.check_count("the number of functions", len(fns))
     checks.check_count("every", every)
     checks.check_count("block_size", block_size)
+    size = 1 if num_chains is None else num_chains
+    checks.check_count("num_chains", size)
 
     def answers(weights: PyTree) -> dict[str, Array]:
         def one(x: Array) -> dict[str, Array]:
@@ -78,17 +82,26 @@ def monte_carlo(
         return MonteCarloState(zero, zero, means)
 
     def average(carried: tuple[PyTree, MonteCarloState]) -> tuple[PyTree, MonteCarloState]:
-        weights, state = carried
-        count = state.num_samples + 1
-        means = jax.tree.map(
-            lambda mean, new: mean + (new - mean) / count, state.means, answers(weights)
-        )
-        return weights, state._replace(num_samples=count, means=means)
+        positions, state = carried
+
+        def one(state: MonteCarloState, weights: PyTree) -> tuple[MonteCarloState, None]:
+            count = state.num_samples + 1
+            means = jax.tree.map(
+                lambda mean, new: mean + (new - mean) / count, state.means, answers(weights)
+            )
+            return state._replace(num_samples=count, means=means), None
+
+        if num_chains is None:
+            return positions, one(state, positions)[0]
+        return positions, jax.lax.scan(one, state, positions)[0]
 
     def apply(state: MonteCarloState, batch: Batch) -> tuple[MonteCarloState, Metrics]:
         state = state._replace(num_batches=state.num_batches + 1)
         is_due = state.num_batches % every == 0
-        _, state = cond_any(is_due, average, (batch["chain"]["position"], state))
+        positions = batch["chain"]["position"]
+        if num_chains is not None and checks.check_same_length("position", positions) != size:
+            raise ValueError(f"positions must be those of num_chains = {size} chains.")
+        _, state = cond_any(is_due, average, (positions, state))
         return state, {"samples": state.num_samples.astype(jnp.float32)}
 
     return Update(init, apply)

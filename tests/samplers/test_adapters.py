@@ -84,3 +84,32 @@ def test_raises():
             streams.bag(position, 2, **options)
     with pytest.raises(ValueError, match="batch_size must be at least 1 and at most 3, got 4"):
         streams.bag(jnp.zeros(3), 4)
+
+
+@pytest.mark.parametrize("num_chains", [None, 2])
+def test_stored_draws_come_again_each_as_often(num_chains):
+    """And alike in all leaves: what comes is one of them, whole."""
+    draws = {"a": jnp.arange(6.0), "b": jnp.repeat(10 * jnp.arange(6.0)[:, None], 3, axis=1)}
+    stored = draws
+    if num_chains:
+        stored = jax.tree.map(lambda leaf: leaf.reshape(2, 3, *leaf.shape[1:]), draws)
+    sampler = samplers.from_draws(stored, num_chains=num_chains)
+    start = {"a": jnp.zeros(()), "b": jnp.zeros(3)}
+    found = samplers.sample(jax.random.key(0), sampler, start, num_samples=6000).position
+    np.testing.assert_array_equal(
+        found["b"], np.repeat(10 * np.asarray(found["a"])[:, None], 3, axis=1)
+    )
+    counts = np.bincount(np.asarray(found["a"], int), minlength=6)
+    assert np.abs(counts - 1000).max() < 4.5 * np.sqrt(6000 * 5 / 36)
+    repeats = np.mean(found["a"][1:] == found["a"][:-1])
+    assert abs(repeats - 1 / 6) < 4.5 * np.sqrt(5 / 36 / 6000)
+
+
+def test_stored_draws_of_other_shapes_are_refused():
+    sampler = samplers.from_draws({"a": jnp.zeros((4, 2))})
+    with pytest.raises(ValueError, match="shapes of one of the stored positions"):
+        sampler.init({"a": jnp.zeros(3)})
+    with pytest.raises(ValueError, match="num_chains = 3"):
+        samplers.from_draws(jnp.zeros((2, 5)), num_chains=3)
+    with pytest.raises(ValueError, match="must hold at least one example, got none"):
+        samplers.from_draws(jnp.zeros((0, 2)))

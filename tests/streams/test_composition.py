@@ -99,3 +99,32 @@ def test_streams_side_by_side():
     twice = streams.merge(parts[0], parts[0])
     with pytest.raises(ValueError, match="two streams have 'x' in a batch"):
         twice.next(jax.random.key(0), twice.init(jax.random.key(1)))
+
+
+def test_masks_are_fresh_squares_at_every_place():
+    images = streams.resample({"x": jnp.ones((3, 5, 6, 2))}, 3)
+    masked = np.concatenate([one["x"] for one in collect(streams.with_masks(images, side=2), 400)])
+    corners = set()
+    for image in masked:
+        is_masked = image[..., 0] == 0
+        np.testing.assert_array_equal(is_masked, image[..., 1] == 0)
+        row, column = np.argwhere(is_masked).min(axis=0)
+        assert is_masked.sum() == 4 and is_masked[row : row + 2, column : column + 2].all()
+        corners.add((int(row), int(column)))
+    assert corners == {(row, column) for row in range(4) for column in range(5)}
+
+
+def test_places_of_masks_are_equally_likely():
+    images = streams.resample({"x": jnp.ones((6000, 4, 4, 1))}, 6000)
+    (batch,) = collect(streams.with_masks(images, side=3), 1)
+    corner = np.array([np.argwhere(image[..., 0] == 0).min(axis=0) for image in batch["x"]])
+    counts = np.bincount(corner @ [2, 1], minlength=4)
+    assert np.abs(counts - 1500).max() < 4.5 * np.sqrt(6000 * 0.25 * 0.75)
+
+
+def test_a_mask_of_no_pixels_and_one_too_large():
+    images = streams.resample({"x": jnp.ones((3, 4, 5, 1))}, 2)
+    (batch,) = collect(streams.with_masks(images, side=0), 1)
+    assert batch["x"].all()
+    with pytest.raises(ValueError, match="side must be at least 0 and at most 4, got 5"):
+        collect(streams.with_masks(images, side=5), 1)

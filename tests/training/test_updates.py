@@ -148,3 +148,25 @@ def test_a_batch_that_does_not_fit_ends_at_the_last_row():
     for first in (1.0, 3.0, 5.0):
         state, metrics = update.apply(state, {"x": jnp.array([first, first + 1])})
     assert state.kept.tolist() == [1, 2, 3, 5, 6] and float(metrics["stored"]) == 6
+
+
+def test_monte_carlo_over_chains_counts_every_position():
+    rng = np.random.default_rng(1)
+    x, samples = rng.normal(size=(4, 2)), rng.normal(size=(6, 5, 3, 2))
+    update = monte_carlo(
+        lambda w, x: jax.nn.log_softmax(w @ x),
+        {"probs": jnp.exp},
+        jnp.asarray(x, jnp.float32),
+        every=2,
+        num_chains=5,
+    )
+    state, apply = update.init(jnp.zeros((3, 2))), jax.jit(update.apply)
+    for positions in samples:
+        batch = {"chain": {"position": jnp.asarray(positions, jnp.float32)}}
+        state, metrics = apply(state, batch)
+    assert int(state.num_samples) == 15 == int(metrics["samples"])
+    used = samples[1::2].reshape(-1, 3, 2)
+    probs = np.exp([[oracles.log_softmax(w @ one) for one in x] for w in used])
+    np.testing.assert_allclose(state.means["probs"], probs.mean(0), rtol=1e-5)
+    with pytest.raises(ValueError, match="num_chains = 5"):
+        update.apply(state, {"chain": {"position": jnp.zeros((4, 3, 2))}})
