@@ -54,30 +54,31 @@ class Run(NamedTuple):
         state: PyTree,
         num_steps: int,
         *,
-        evaluate_fn: Callable[[PyTree], dict[str, Any]],
-        num_points: int,
+        evaluate_fn: Callable[[PyTree], dict[str, Any]] | None = None,
+        num_points: int = 10,
         burn_in: int = 0,
         after_burn_in: Callable[[PyTree], PyTree] = lambda stream_state: stream_state,
+        stream_state: PyTree | None = None,
         num_replicas: int | None = None,
-    ) -> PyTree:
-        """`kd.training.fit` as a phase: with progress, metrics, checkpoints; the student's state.
+    ) -> training.FitState:
+        """`kd.training.fit` as a phase: with progress, metrics, checkpoints.
 
         Args:
           phase: its name, unique in the run.
-          key, stream, update, state, num_steps, num_replicas: as for `fit`.
+          key, stream, update, state, num_steps, stream_state, num_replicas: as for `fit`.
           evaluate_fn: as for `fit`, called at steps evenly spaced on a log axis.
           num_points: how many of them.
           burn_in: batches that the stream is moved before, as a phase of its own: a run that
-            stops within goes on within.
+            stops within goes on within. Only without `stream_state`.
           after_burn_in: from the stream's state then to that from which the phase begins.
         """
-        stream_state = None
         if burn_in:
             burned = self._phase(
                 f"burn_in-{phase}", key, stream, training.discard(), (), burn_in, num_replicas
             )
             stream_state = after_burn_in(burned.stream)
             key = jax.random.fold_in(key, 1)
+        evaluate_at = training.log_spaced(num_steps, num_points, first=10) if evaluate_fn else ()
         return self._phase(
             phase,
             key,
@@ -88,8 +89,8 @@ class Run(NamedTuple):
             num_replicas,
             stream_state=stream_state,
             evaluate_fn=evaluate_fn,
-            evaluate_at=training.log_spaced(num_steps, num_points, first=10),
-        ).student
+            evaluate_at=evaluate_at,
+        )
 
     def _phase(
         self,

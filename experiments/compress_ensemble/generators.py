@@ -80,7 +80,7 @@ def _train_nade(run: Run, part: Dataset, fraction: float) -> tuple[models.NADE, 
     phase = f"nade[{fraction:g}]"
     fit_key, init_key = jax.random.split(run.key(phase))
     update = training.gradient(density_objective(nade.log_prob).fn, OPTIMIZER)
-    state = run.fit(
+    found = run.fit(
         phase,
         fit_key,
         streams.resample({"x": _binary(part.train_x)}, settings.batch_size),
@@ -90,7 +90,7 @@ def _train_nade(run: Run, part: Dataset, fraction: float) -> tuple[models.NADE, 
         evaluate_fn=_evaluation(nade, part.test_x),
         num_points=NUM_POINTS,
     )
-    return nade, state.params
+    return nade, found.student.params
 
 
 def _evaluation(

@@ -111,7 +111,7 @@ def train_ensemble(run: Run, dataset: Dataset) -> Trained:
                 predict(state.params)[None], dataset.test_y
             ),
             num_points=NUM_TEACHER_POINTS,
-        ).params
+        ).student.params
     return Trained(log_prob_fn, params, np.asarray(predict(params))[None])
 
 
@@ -202,7 +202,7 @@ def _train_students(
     starts = models.init_members(
         lambda key: model.init(key, dataset.train_x[0]), init_key, num_repeats
     )
-    state = run.fit(
+    found = run.fit(
         phase,
         fit_key,
         stream,
@@ -213,8 +213,9 @@ def _train_students(
         evaluate_fn=lambda state: tables.curve_figures(predict(state.params), dataset.test_y),
         num_points=NUM_STUDENT_POINTS,
     )
-    log_probs = np.asarray(predict(state.params))
-    return Trained(log_prob_fn, state.params, log_probs, is_independent=not shared)
+    params = found.student.params
+    log_probs = np.asarray(predict(params))
+    return Trained(log_prob_fn, params, log_probs, is_independent=not shared)
 
 
 def _borrowed(run: Run, template: training.FitState, num_steps: int) -> training.FitState:

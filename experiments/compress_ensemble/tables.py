@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import report
+from experiments import costs, report
 from experiments.compress_ensemble.settings import Settings
 from experiments.report import Row
 from kd import metrics
@@ -191,25 +190,17 @@ def _differences(name, student, baseline, labels, paper) -> list[Row]:
 
 def _costs(who: str, model: Trained, dataset: Dataset) -> list[Row]:
     """Parameters, arithmetic and measured time of a prediction."""
-    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params))
-    predict = jax.jit(jax.vmap(model.log_prob_fn, in_axes=(None, 0)))
-    found = [Row(f"{who}.parameters", num_parameters, None, 1, "")]
+    found = [Row(f"{who}.parameters", costs.num_parameters(model.params), None, 1, "")]
     for batch_size in LATENCY_BATCHES:
         x = jnp.asarray(np.resize(dataset.test_x, (batch_size, *dataset.test_x.shape[1:])))
-        compiled = predict.lower(model.params, x).compile()
+        compiled = costs.compile_batch(model.log_prob_fn, model.params, x)
         if batch_size == 1:
-            flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
-            found.append(Row(f"{who}.flops", flops, None, 1, "per example"))
-        times = [_time(compiled, model.params, x) for _ in range(NUM_TIMINGS)]
-        median = 1e3 * float(np.median(times))
+            found.append(Row(f"{who}.flops", costs.flops(compiled, 1), None, 1, "per example"))
+        median = costs.milliseconds(
+            lambda compiled=compiled, x=x: compiled(model.params, x), rounds=NUM_TIMINGS
+        )
         found.append(Row(f"{who}.latency[{batch_size}]", median, None, 1, "ms"))
     return found
-
-
-def _time(compiled, params: PyTree, x: jax.Array) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(compiled(params, x))
-    return time.perf_counter() - start
 
 
 def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:

@@ -149,11 +149,9 @@ def fill_bags(run: Run, num_points: int) -> tuple[np.ndarray, np.ndarray]:
         update,
         jax.vmap(update.init)(empty),
         BAG_STEPS,
-        evaluate_fn=lambda state: {},
-        num_points=1,
         burn_in=burn_in_batches(settings.burn_in, share, num_chains=settings.num_chains),
         num_replicas=settings.num_repeats,
-    ).kept
+    ).student.kept
     check_slices(run.log, phase)
     bags = np.stack([by_chain(bag, settings.num_chains) for bag in kept]).reshape(kept.shape)
     return data_sets(run, num_points), bags
@@ -267,7 +265,7 @@ def fit_online(
             settings.burn_in, batch_size, num_chains=num_chains or 1, thin=thin
         ),
         num_replicas=settings.num_repeats,
-    ).params
+    ).student.params
 
 
 def compare_batches(run: Run) -> Sweep:

@@ -236,4 +236,4 @@ def _fit(
         evaluate_fn=evaluate,
         num_points=NUM_POINTS,
         num_replicas=checks.check_same_length("starts", starts),
-    ).params
+    ).student.params

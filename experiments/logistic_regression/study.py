@@ -98,12 +98,10 @@ def fill_bag(run: Run, problem: Problem) -> Bag:
             chains.observed(update, settings),
             start,
             BAG_STEPS,
-            evaluate_fn=lambda state: {},
-            num_points=1,
             burn_in=burn_in_batches(
                 settings.burn_in, share, num_chains=settings.num_chains, thin=settings.thin
             ),
-        ).kept
+        ).student.kept
     if settings.sampler == "slice":
         check_slices(run.log, "bag")
     draws = by_chain(kept, settings.num_chains)
@@ -163,7 +161,7 @@ def train_students(
             num_points=NUM_POINTS,
             burn_in=burn_in,
             num_replicas=settings.num_repeats,
-        ).params
+        ).student.params
 
 
 def objective_of(problem: Problem, mode: str, loss: str) -> Callable[[PyTree, Batch], Array]:

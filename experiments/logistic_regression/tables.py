@@ -1,6 +1,5 @@
 """The study's figures of merit: gaps to the Monte Carlo prediction, held-out scores, costs."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import report
+from experiments import costs, report
 from experiments.logistic_regression.approximations import Approximation, mean_probs
 from experiments.logistic_regression.problems import Problem
 from experiments.logistic_regression.settings import Settings
@@ -152,18 +151,9 @@ def _costs(
     made = []
     for name, (num_bytes, predict) in found.items():
         made.append(Row(f"cost.bytes[{name}]", float(num_bytes), None, 1, "bytes"))
-        made.append(Row(f"cost.latency[{name}]", _milliseconds(predict), None, 1, "ms"))
+        median = costs.milliseconds(predict, rounds=TIMED_ROUNDS)
+        made.append(Row(f"cost.latency[{name}]", median, None, 1, "ms"))
     return made
-
-
-def _milliseconds(thunk: Callable[[], Any]) -> float:
-    thunk()
-    times = []
-    for _ in range(TIMED_ROUNDS):
-        start = time.perf_counter()
-        thunk()
-        times.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(times))
 
 
 def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:

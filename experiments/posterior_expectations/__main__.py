@@ -4,8 +4,11 @@ Vadera, Jalaian and Marlin (2020), "Generalized Bayesian posterior expectation d
 deep neural networks", its four experiments. A chain samples the weights of a classifier; while
 it runs, students learn the posterior predictive distribution, the expected entropy,
 both, or a Dirichlet distribution (ensemble distribution distillation), from the current
-sample or from running means. No sample is stored. 1: both expectations; 2: under masks and with
-fewer data; 3: the student's widths; 4: uncertainties for detection and ranking.
+sample or from running means, and no sample is stored. Or the teacher is an ensemble, or a bag
+of a chain's samples.
+
+1: both expectations; 2: under masks and with fewer data; 3: students of all widths, and large ones
+pruned; 4: uncertainties for detection and ranking.
 """
 
 from experiments import flags

@@ -1,28 +1,36 @@
-"""The study's figures: learning beside the chain, and entropies case by case."""
+"""The study's figures: learning, entropies case by case, masks and sizes, costs."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from experiments.plotting import STYLE, label_counts, plt, save
-from experiments.posterior_expectations.settings import Chain
+from experiments.posterior_expectations.judging import Judged
+from experiments.posterior_expectations.settings import TEACHER, Chain, Settings, Student
+from experiments.posterior_expectations.tables import COSTS, frontier, name_of
+from experiments.report import Row
 from experiments.run import Run
 
-if TYPE_CHECKING:
-    from experiments.posterior_expectations.study import Judged
-
-TEACHER = "teacher"
 BINS = np.linspace(0, 2.3, 47)
+MOST_PANELS = 5
+LABELS = ("parameters", "FLOP an input", "ms, 100 inputs")
 
 
-def draw(run: Run, found: dict[Chain, dict[str, "Judged"]], labels: np.ndarray) -> None:
+def draw(run: Run, found: dict[Chain, dict[str, Judged]], rows: Sequence[Row]) -> None:
     """Writes every figure into `figures/` of the workdir."""
+    settings = run.settings
+    values = {row.name: row for row in rows}
     with plt.rc_context(STYLE):
         for chain, judged in found.items():
             if chain.repeat == 0:
-                suffix = f"{chain.mask_rate:g}-{chain.train_size}.png"
+                suffix = f"{name_of(chain).replace(',', '-')}.png"
                 save(_curves(run, chain), run, f"training-{suffix}")
-                save(_entropies(judged), run, f"entropies-{suffix}")
+                if any(one.entropy is not None for n, one in judged.items() if n != TEACHER):
+                    save(_entropies(judged), run, f"entropies-{suffix}")
+                if len({student[2:] for student in settings.students()}) > 1:
+                    save(_costs(settings, name_of(chain), values), run, f"costs-{suffix}")
+        if len({name_of(chain) for chain in found}) > 1:
+            save(_robustness(settings, values), run, "robustness.png")
 
 
 def _curves(run: Run, chain: Chain) -> plt.Figure:
@@ -34,7 +42,7 @@ def _curves(run: Run, chain: Chain) -> plt.Figure:
         points = [
             (row["step"], row[f"{name}.nll"])
             for row in rows
-            if f"{name}.nll" in row and not (name == TEACHER and row["teacher.samples"] < 1)
+            if f"{name}.nll" in row and not (name == TEACHER and row.get("teacher.samples", 1) < 1)
         ]
         if points:
             steps, values = np.array(points).T
@@ -46,9 +54,10 @@ def _curves(run: Run, chain: Chain) -> plt.Figure:
     return figure
 
 
-def _entropies(judged: dict[str, "Judged"]) -> plt.Figure:
+def _entropies(judged: dict[str, Judged]) -> plt.Figure:
     """Expected entropies of each test case, students against the teacher, and their laws."""
     names = [n for n, one in judged.items() if n != TEACHER and one.entropy is not None]
+    names = names[:MOST_PANELS]
     figure, axes = plt.subplots(
         2, len(names), figsize=(0.6 + 2.3 * len(names), 4.2), squeeze=False, layout="constrained"
     )
@@ -65,3 +74,77 @@ def _entropies(judged: dict[str, "Judged"]) -> plt.Figure:
     axes[0, 0].set_ylabel("student, nats")
     axes[1, 0].set_ylabel("test cases")
     return figure
+
+
+def _robustness(settings: Settings, values: dict[str, Row]) -> plt.Figure:
+    """By masks and sizes: the teacher's NLL, the students' less it, and entropies apart."""
+    sizes = list(dict.fromkeys(chain.train_size for chain in settings.chains()))
+    rates = sorted({chain.mask_rate for chain in settings.chains()})
+    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), layout="constrained")
+    students = settings.students()
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(sizes)))
+    for size, colour in zip(sizes, colours, strict=True):
+        label = f"{size:,} examples" if size else "all examples"
+        groups = [f"{rate:g},{size}" for rate in rates]
+        nll = _values(values, "nll", groups, TEACHER)
+        axes[0].plot(rates, nll, "o-", color=colour, markersize=3, label=label)
+        for student in students:
+            style = {"color": colour, "linestyle": "-" if student.estimator == "running" else ":"}
+            gap = _values(values, "nll", groups, student.name) - nll
+            axes[1].plot(rates, gap, "o", markersize=3, **style)
+            error = _values(values, "entropy_mae", groups, student.name)
+            axes[2].plot(rates, error, "o", markersize=3, **style)
+    axes[0].legend(fontsize=7)
+    if len({student.estimator for student in students}) > 1:
+        for name, style in (("running mean", "-"), ("current sample", ":")):
+            axes[1].plot([], [], style, color="black", label=name)
+        axes[1].legend(fontsize=7)
+    titles = ("teacher's NLL, nats", "student's NLL less it, nats", "MAE of expected entropy, nats")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set(xlabel="share of each image masked", title=title)
+        axis.title.set_fontsize(9)
+    return figure
+
+
+def _values(values: dict[str, Row], figure: str, groups: list[str], name: str) -> np.ndarray:
+    found = (values.get(f"{figure}[{group},{name}]") for group in groups)
+    return np.array([np.nan if row is None else row.value for row in found])
+
+
+def _costs(settings: Settings, group: str, values: dict[str, Row]) -> plt.Figure:
+    """NLL against what a prediction costs, with the frontier and the teacher's NLL."""
+    searched = {
+        "every width": [student for student in settings.students() if not student.strength],
+        "pruned": [student for student in settings.students() if student.strength],
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), sharey=True, layout="constrained")
+    for axis, cost, label in zip(axes, COSTS, LABELS, strict=True):
+        every = []
+        for (title, students), marker in zip(searched.items(), "os", strict=True):
+            points = _points(values, group, cost, students)
+            if len(points):
+                axis.plot(*points.T, marker, markersize=4, label=title, alpha=0.8)
+                every.append(points)
+        points = np.concatenate(every)
+        front = points[frontier(*points.T)]
+        axis.step(*front.T, where="post", color="black", linewidth=1, label="frontier")
+        teacher = values[f"nll[{group},{TEACHER}]"].value
+        axis.axhline(teacher, color="#D55E00", linestyle="--", linewidth=1, label="teacher")
+        axis.set(xscale="log", xlabel=label)
+        base = next((s for s in searched["every width"] if s[2:] == (1.0, 1.0, 0.0)), None)
+        if base is not None:
+            wide = _points(values, group, cost, [base])
+            if len(wide):
+                axis.axvline(wide[0, 0], color="gray", linestyle=":", label="teacher's widths")
+    axes[0].set_ylabel("test NLL, nats")
+    axes[-1].legend(fontsize=7)
+    return figure
+
+
+def _points(values: dict[str, Row], group: str, cost: str, students: list[Student]) -> np.ndarray:
+    """Cost and NLL of those that have both, `[S, 2]`."""
+    found = [
+        tuple(values.get(f"{figure}[{group},{student.name}]") for figure in (cost, "nll"))
+        for student in students
+    ]
+    return np.array([[a.value, b.value] for a, b in found if a and b]).reshape(-1, 2)

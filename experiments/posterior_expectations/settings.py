@@ -9,13 +9,18 @@ from experiments.flags import setting
 MOST = 100_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
 EXPERIMENTS = ("1", "2", "3", "4")
 MODELS = ("fcnn", "cnn", "cnn_cifar")
-TEACHERS = ("sgld", "sghmc", "cyclical")
+CHAINS = ("sgld", "sghmc")
+STORED = ("bag", "cyclical", "ensemble")
+TEACHERS = (*CHAINS, *STORED)
+REGULARIZERS = ("proximal", "penalty")
 STUDENTS = ("predictive", "entropy", "both", "dirichlet")
 ESTIMATORS = ("current", "running")
 CURRENT, RUNNING = ESTIMATORS
+TEACHER = "teacher"
 # Shares of an image that is masked: squares of 10, 15, 20, 23 and 26 pixels of MNIST's 28.
 PAPER_RATES = (0.0, 0.13, 0.29, 0.51, 0.675, 0.862)
 PAPER_SIZES = (10_000, 20_000, 30_000, 60_000)
+PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3)  # Recorded nowhere.
 
 
 class Chain(NamedTuple):
@@ -45,18 +50,21 @@ class Student(NamedTuple):
       estimator: of `ESTIMATORS`; what "both" learn of the predictive distribution: of the entropy
         they learn the running mean, as in the paper.
       channel_multiplier, unit_multiplier: times the teacher's widths.
+      strength: of the group lasso, after which it is pruned and fine-tuned; 0 without.
     """
 
     kind: str
     estimator: str
     channel_multiplier: float
     unit_multiplier: float
+    strength: float = 0.0
 
     @property
     def name(self) -> str:
         """In metrics and rows."""
         widths = f"{self.channel_multiplier:g}x{self.unit_multiplier:g}"
-        return f"{self.kind},{self.estimator},{widths}"
+        pruned = f",{self.strength:g}" if self.strength else ""
+        return f"{self.kind},{self.estimator},{widths}{pruned}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,39 +97,93 @@ class Settings:
         (), (), "examples of the teacher; empty: all, four sizes in 2", at_least=1, at_most=MOST
     )
     model: str = setting("fcnn", "fcnn", "the teacher's network", choices=MODELS)
-    teacher: str = setting("sgld", "sgld", "the chain over its weights", choices=TEACHERS)
+    teacher: str = setting(
+        "sgld",
+        "sgld",
+        "a chain over its weights, distilled as it goes (sgld, sghmc); or networks that are stored "
+        "first: a bag of sgld's, the ends of the cycles of a cyclical step size, or an ensemble",
+        choices=TEACHERS,
+    )
+    num_chains: int = setting(
+        1, 1, "of sgld or sghmc, side by side: each estimate is of all", at_least=1, at_most=10_000
+    )
+    num_members: int = setting(
+        20, 100, "networks that are stored, one chain's or an ensemble's", at_least=2, at_most=MOST
+    )
+    member_rate: float = setting(
+        1e-3, 1e-3, "of the Adam of an ensemble's members, falling linearly to 0", above=0
+    )
     num_steps: int = setting(
-        20_000, 1_000_000, "T, steps of the chain after the burn-in", at_least=10, at_most=MOST
+        20_000,
+        1_000_000,
+        "T, steps of the chain after the burn-in, or of a member",
+        at_least=10,
+        at_most=MOST,
     )
     burn_in: int = setting(1000, 1000, "B, steps before", at_least=0, at_most=MOST)
     thin: int = setting(10, 100, "H, steps of the chain a student's step", at_least=1, at_most=MOST)
     step_size: float = setting(1e-4, 4e-6, "eta, of the chain", above=0)
     friction: float = setting(0.1, 0.1, "of sghmc", above=0, at_most=1)
-    num_cycles: int = setting(4, 10, "of the cyclical step size", at_least=1, at_most=MOST)
+    num_cycles: int = setting(
+        4, 10, "of the cyclical step size; a divisor of num_members", at_least=1, at_most=MOST
+    )
     prior_precision: float = setting(10.0, 10.0, "tau, of the weights", above=0)
     batch_size: int = setting(100, 100, "M, examples a step of the chain", at_least=1, at_most=MOST)
     student: tuple[str, ...] = setting(
         (), (), "empty: predictive and entropy in 1 and 2, both in 3, both and dirichlet in 4"
     )
     estimator: tuple[str, ...] = setting(
-        ESTIMATORS,
-        ESTIMATORS,
-        "of the expectations: under the current sample, or their running mean",
-        choices=ESTIMATORS,
+        (),
+        (),
+        "of the expectations: current (under the current sample) or running (the mean so far); "
+        "empty: running in 3, both elsewhere",
     )
     channel_multiplier: tuple[float, ...] = setting(
-        (1.0,), (1.0,), "K1, times the teacher's channels", above=0, at_most=64, is_set=True
+        (), (), "K1, times the teacher's channels; empty: 1, in 3 also 2 and 4", above=0, at_most=64
     )
     unit_multiplier: tuple[float, ...] = setting(
-        (1.0,), (1.0,), "K2, times the teacher's units", above=0, at_most=64, is_set=True
+        (), (), "K2, times the teacher's units; empty: 1, in 3 also 0.5, 2, 4", above=0, at_most=64
+    )
+    regularizer_strength: tuple[float, ...] = setting(
+        (),
+        (),
+        "lambda of the group lasso on the largest students, which are then pruned and fine-tuned; "
+        "empty: four in 3, none elsewhere",
+        above=0,
+        at_most=1e6,
+    )
+    regularizer: str = setting(
+        "proximal",
+        "proximal",
+        "the lasso's step: one that reaches exact zeros, or its gradient, as in the paper",
+        choices=REGULARIZERS,
+    )
+    threshold: float = setting(
+        1e-3, 1e-3, "a unit without a larger incoming weight is removed", at_least=0, at_most=1e6
+    )
+    fine_tune_steps: int = setting(
+        500, 2000, "of a pruned student, with a tenth of the rate", at_least=1, at_most=MOST
     )
     student_batch: int = setting(
         100, 100, "M', examples a step of a student", at_least=1, at_most=MOST
     )
     student_rate: float = setting(1e-3, 1e-3, "of the students' Adam", above=0)
     num_halvings: int = setting(8, 8, "of that rate, evenly over the run", at_least=0, at_most=1000)
+    student_decay: float = setting(
+        0.0,
+        0.0,
+        "times half the square of a student's weights: the precision of a prior over N",
+        at_least=0,
+        at_most=1e9,
+    )
+    unlabelled: str = setting(
+        "", "", "a data set whose images the students learn from; empty: the teacher's"
+    )
     input_noise: float = setting(
         1e-3, 1e-3, "standard deviation, of the students' inputs", at_least=0, at_most=10
+    )
+    fresh_masks: bool = setting(
+        False, False, "whether the masks of the students' inputs are drawn anew at each step"
     )
     smoothing: float = setting(
         1e-3, 1e-3, "of the probabilities for dirichlet students", above=0, at_most=1
@@ -148,9 +210,15 @@ class Settings:
 
     def students(self) -> list[Student]:
         """All kinds of students, each of which learns from every chain."""
+        is_search = self.experiment == "3"
         own = {"3": ("both",), "4": ("both", "dirichlet")}
         kinds = self.student or own.get(self.experiment, ("predictive", "entropy"))
-        # Fully connected networks have no channels to multiply.
-        channels = (1.0,) if self.model == "fcnn" else self.channel_multiplier
-        found = itertools.product(kinds, self.estimator, channels, self.unit_multiplier)
-        return [Student(*one) for one in found]
+        estimators = self.estimator or ((RUNNING,) if is_search else ESTIMATORS)
+        channels = self.channel_multiplier or ((1.0, 2.0, 4.0) if is_search else (1.0,))
+        if self.model == "fcnn":
+            channels = (1.0,)  # Of which it has none.
+        units = self.unit_multiplier or ((0.5, 1.0, 2.0, 4.0) if is_search else (1.0,))
+        strengths = self.regularizer_strength or (PENALTIES if is_search else ())
+        plain = itertools.product(kinds, estimators, channels, units, (0.0,))
+        pruned = itertools.product(kinds, estimators, [max(channels)], [max(units)], strengths)
+        return [Student(*one) for one in (*plain, *pruned)]

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 from scipy import special
 
-from experiments.posterior_expectations import networks
 from experiments.posterior_expectations.settings import CURRENT, RUNNING, Settings, Student
 from kd import inference, losses, models, training
 from kd.inference import Expectation
@@ -43,26 +42,32 @@ def expectations(settings: Settings) -> dict[str, Expectation]:
     }
 
 
-def update_of(settings: Settings, student: Student, num_classes: int) -> Update:
-    """Adam, its rate halved evenly over the run."""
-    model = networks.of_student(settings, student, num_classes)
-    steps = settings.student_steps
-    every = max(1, steps // (settings.num_halvings + 1))
-    rate = optax.exponential_decay(settings.student_rate, every, 0.5, staircase=True)
-    return training.gradient(objective_of(settings, student, model), optax.adam(rate))
+def update_of(
+    settings: Settings, student: Student, model: nn.Module, *, rate: float, num_steps: int
+) -> Update:
+    """Adam, its rate halved evenly over the run; with the group lasso where the student has one."""
+    every = max(1, num_steps // (settings.num_halvings + 1))
+    schedule = optax.exponential_decay(rate, every, 0.5, staircase=True)
+    optimizer = optax.adam(schedule)
+    if student.strength and settings.regularizer == "proximal":
+        lasso = training.proximal(
+            models.shrink_groups, lambda count: student.strength * schedule(count)
+        )
+        optimizer = optax.chain(optimizer, lasso)
+    return training.gradient(objective_of(settings, student, model), optimizer)
 
 
 def objective_of(
     settings: Settings, student: Student, model: nn.Module
 ) -> Callable[[PyTree, Batch], Array]:
-    """The mean over a batch of the student's loss."""
+    """The mean over a batch of the student's loss, and its regularisers."""
 
     def loss(outputs: Array, targets: Batch, temperature: Array) -> Array:
         if student.kind == "predictive":
             probs = targets[f"probs.{student.estimator}"]
             return losses.cross_entropy(jax.nn.log_softmax(outputs), probs)
         if student.kind == "entropy":
-            return jnp.abs(jnp.exp(outputs[0]) - targets[f"entropy.{student.estimator}"])
+            return jnp.abs(jax.nn.softplus(outputs[0]) - targets[f"entropy.{student.estimator}"])
         if student.kind == "dirichlet":
             found = losses.dirichlet_negative_log_likelihood(
                 outputs / temperature, targets[f"log_probs.{student.estimator}"]
@@ -76,7 +81,12 @@ def objective_of(
         outputs = jax.vmap(lambda x: model.apply(params, x))(batch["x"])
         targets = {name: value for name, value in batch.items() if "." in name}
         temperature = temperature_at(settings, batch["step"])
-        return jnp.mean(jax.vmap(loss, in_axes=(0, 0, None))(outputs, targets, temperature))
+        found = jnp.mean(jax.vmap(loss, in_axes=(0, 0, None))(outputs, targets, temperature))
+        if settings.student_decay:
+            found += 0.5 * settings.student_decay * optax.tree.norm(params, squared=True)
+        if student.strength and settings.regularizer == "penalty":
+            found += student.strength * models.group_lasso(params)
+        return found
 
     return objective
 
@@ -110,7 +120,9 @@ def uncertainties_of(student: Student, outputs: np.ndarray) -> Uncertainties | N
     if student.kind == "dirichlet":
         return dirichlet_uncertainties(outputs)
     if student.kind == "both":
-        return uncertainties(special.softmax(outputs[:, :-1], axis=-1), np.exp(outputs[:, -1]))
+        return uncertainties(
+            special.softmax(outputs[:, :-1], axis=-1), np.logaddexp(0, outputs[:, -1])
+        )
     return None
 
 
@@ -124,6 +136,6 @@ def log_probs_of(student: Student, outputs: np.ndarray) -> np.ndarray | None:
 def entropy_of(student: Student, outputs: np.ndarray) -> np.ndarray | None:
     """The expected entropy that it says, `[N]`, nats."""
     if student.kind == "entropy":
-        return np.exp(outputs[:, 0])
+        return np.logaddexp(0, outputs[:, 0])
     found = uncertainties_of(student, outputs)
     return None if found is None else found.data

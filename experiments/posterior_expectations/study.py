@@ -9,19 +9,38 @@ import numpy as np
 
 from experiments import chains
 from experiments.flags import Options, UserError
-from experiments.posterior_expectations import figures, networks, students, tables
-from experiments.posterior_expectations.settings import STUDENTS, Chain, Settings
+from experiments.posterior_expectations import (
+    figures,
+    networks,
+    pruning,
+    students,
+    tables,
+    teachers,
+)
+from experiments.posterior_expectations.judging import (
+    TEST,
+    Judged,
+    Learned,
+    judge_student,
+    judge_teacher,
+    scores,
+)
+from experiments.posterior_expectations.settings import (
+    ESTIMATORS,
+    STUDENTS,
+    TEACHER,
+    Chain,
+    Settings,
+)
 from experiments.report import Row
 from experiments.run import Run, execute
-from kd import data, inference, metrics, samplers, streams, training
+from kd import data, streams, training
 from kd.data import Dataset
 from kd.export import export_student
-from kd.metrics import Uncertainties
-from kd.types import Array, PyTree, Sampler, Stream
+from kd.types import PyTree, Sampler, Stream, Update
 
 EXPERIMENT = "posterior_expectations"
 NUM_POINTS = 10  # Of a curve.
-TEACHER = "teacher"
 SYNTHETIC = ("permuted", "inverted")
 
 
@@ -30,25 +49,56 @@ class Loaded(NamedTuple):
 
     Attributes:
       dataset: whole and without masks.
+      unlabelled: the students' inputs, without masks.
       outside: inputs out of distribution, `[M, ...]`, by name.
     """
 
     dataset: Dataset
+    unlabelled: np.ndarray
     outside: dict[str, np.ndarray]
 
 
-class Judged(NamedTuple):
-    """What a teacher or a student says of test inputs.
+class Task(NamedTuple):
+    """One teacher and its students, before they learn.
 
     Attributes:
-      log_probs: `[N, C]`, nats; None of a student of the entropy alone.
-      entropy: `[N]`, nats, the expected one; None of a student of the predictive alone.
-      uncertainties: by place, "test" and the data sets out of distribution; empty without both.
+      chain: what it is about.
+      dataset: masked and sub-sampled, the teacher's.
+      places: test inputs and those out of distribution, by name.
+      stream: what the students learn from.
+      update: all that learn from it: the students, and the means of a chain that goes on.
+      state: the update's.
+      blank: the students, untaught.
+      exact: the means of a stored teacher; None of a chain that goes on.
     """
 
-    log_probs: np.ndarray | None
-    entropy: np.ndarray | None
-    uncertainties: dict[str, Uncertainties]
+    chain: Chain
+    dataset: Dataset
+    places: dict[str, np.ndarray]
+    stream: Stream
+    update: Update
+    state: training.CombinedState
+    blank: dict[str, Learned]
+    exact: training.MonteCarloState | None
+
+    def learned(self, state: training.CombinedState) -> dict[str, Learned]:
+        """The students as they are by then."""
+        return {
+            name: one._replace(params=state.states[name].params) for name, one in self.blank.items()
+        }
+
+    def judge(self, state: training.CombinedState) -> dict[str, Judged]:
+        """What teacher and students say by then."""
+        return {TEACHER: self.judge_teacher(state), **self.judge_students(self.learned(state))}
+
+    def judge_teacher(self, state: training.CombinedState) -> Judged:
+        """What the teacher says by then."""
+        means = state.states[TEACHER] if self.exact is None else self.exact
+        return judge_teacher(means, self.places)
+
+    def judge_students(self, found: dict[str, Learned]) -> dict[str, Judged]:
+        """What students say at the test."""
+        return {name: judge_student(one, self.places) for name, one in found.items()}
 
 
 def run(preset: str, settings: Settings, options: Options) -> None:
@@ -71,22 +121,18 @@ def columns(settings: Settings) -> list[str]:
     """Of metrics.csv."""
     names = [student.name for student in settings.students()]
     found = [f"{name}.loss" for name in names] + [f"{name}.nll" for name in names]
-    return [*found, f"{TEACHER}.samples", f"{TEACHER}.nll", "log_posterior"]
+    return [*found, f"{TEACHER}.samples", f"{TEACHER}.nll", "log_posterior", "loss", "stored"]
 
 
 def fingerprints(settings: Settings, options: Options) -> dict[str, str | None]:
     """Digests of the data sets."""
-    names = {settings.dataset, *settings.outside} - set(SYNTHETIC)
+    names = {settings.dataset, settings.unlabelled, *settings.outside} - {"", *SYNTHETIC}
     return {name: data.fingerprint(name, data_dir=options.data_dir) for name in sorted(names)}
 
 
 def load(settings: Settings, options: Options) -> Loaded:
     """Reads the data, and refuses what cannot be done."""
-    for kind in settings.student:
-        if kind not in STUDENTS:
-            raise UserError(f"--student must be {' | '.join(STUDENTS)}; got {kind!r}.")
-    if settings.num_steps < settings.thin:
-        raise UserError(f"--num_steps must be at least --thin; got {settings.num_steps}.")
+    check(settings)
     dataset = data.load(settings.dataset, data_dir=options.data_dir)
     shape = dataset.test_x.shape[1:]
     outside = {}
@@ -104,63 +150,116 @@ def load(settings: Settings, options: Options) -> Loaded:
                 f"--outside={name} has inputs {found.shape[1:]}, and {settings.dataset} {shape}."
             )
         outside[name] = found
-    return Loaded(dataset, outside)
+    unlabelled = dataset.train_x
+    if settings.unlabelled:
+        unlabelled = data.load(settings.unlabelled, data_dir=options.data_dir).train_x
+        if unlabelled.shape[1:] != shape:
+            raise UserError(
+                f"--unlabelled={settings.unlabelled} has inputs {unlabelled.shape[1:]}, and "
+                f"{settings.dataset} {shape}."
+            )
+    return Loaded(dataset, unlabelled, outside)
+
+
+def check(settings: Settings) -> None:
+    """Refuses settings that do not go together."""
+    for flag, choices in (("student", STUDENTS), ("estimator", ESTIMATORS)):
+        for value in getattr(settings, flag):
+            if value not in choices:
+                raise UserError(f"--{flag} must be {' | '.join(choices)}; got {value!r}.")
+    if settings.num_steps < settings.thin:
+        raise UserError(f"--num_steps must be at least --thin; got {settings.num_steps}.")
+    if settings.num_chains > 1 and teachers.is_stored(settings):
+        raise UserError(f"--num_chains is of sgld and sghmc, not of {settings.teacher}.")
+    if settings.teacher == "cyclical":
+        if settings.num_members % settings.num_cycles:
+            raise UserError(
+                f"--num_members must be a multiple of --num_cycles = {settings.num_cycles}; got "
+                f"{settings.num_members}."
+            )
+        kept = 2 * settings.num_members
+        if settings.num_steps % kept:
+            raise UserError(
+                f"--num_steps must be a multiple of 2 x --num_members = {kept}; got "
+                f"{settings.num_steps}."
+            )
+    if settings.teacher == "bag" and settings.num_steps < settings.num_members:
+        raise UserError(f"--num_steps must be at least --num_members; got {settings.num_steps}.")
 
 
 def compare(run: Run, loaded: Loaded) -> list[Row]:
     """Every chain with its students; then figures, exports and rows."""
-    found = {chain: distil(run, loaded, chain) for chain in run.settings.chains()}
     labels = loaded.dataset.test_y
-    figures.draw(run, found, labels)
-    return tables.rows(run.settings, found, labels)
+    found, learned = {}, {}
+    for chain in run.settings.chains():
+        found[chain], learned[chain] = distil(run, task_of(run, loaded, chain))
+    made = tables.rows(run.settings, found, labels)
+    made += tables.cost_rows(learned, loaded.dataset.test_x)
+    figures.draw(run, found, made)
+    return made
 
 
-def distil(run: Run, loaded: Loaded, chain: Chain) -> dict[str, Judged]:
-    """One chain and all its students, and what they say at the test."""
+def task_of(run: Run, loaded: Loaded, chain: Chain) -> Task:
+    """The teacher, which is made now if it is to be stored, and students that know nothing."""
     settings = run.settings
-    dataset, unlabelled = data_of(settings, loaded.dataset, chain)
+    dataset, unlabelled = data_of(settings, loaded, chain)
     outside = {
         name: masked(settings, x, chain, f"outside {name}") for name, x in loaded.outside.items()
     }
-    places = {"test": dataset.test_x, **outside}
+    places = {TEST: dataset.test_x, **outside}
     x = np.concatenate(list(places.values()))
-    log_prob_fn = log_prob_fn_of(settings, dataset.num_classes)
+    log_prob_fn = teachers.log_prob_fn_of(settings, dataset.num_classes)
     key = run.key(f"chain[{chain.name}]")
-    weights = start(settings, dataset, jax.random.fold_in(key, 1))
-    update = training.combine(
-        **{
-            s.name: students.update_of(settings, s, dataset.num_classes)
-            for s in settings.students()
-        },
-        teacher=training.monte_carlo(
-            log_prob_fn,
-            {"probs": inference.predictive, "entropy": inference.entropy},
-            x,
-            every=settings.test_thin,
-        ),
+    sampler, position, members = teachers.sampler_of(
+        run, dataset, chain, jax.random.fold_in(key, 1)
     )
-    starts = {
-        s.name: networks.of_student(settings, s, dataset.num_classes).init(
-            jax.random.fold_in(key, 2 + index), jnp.zeros(dataset.train_x.shape[1:])
+    blank, updates, starts = {}, {}, {}
+    for index, student in enumerate(settings.students()):
+        model = networks.of_student(settings, student, dataset.num_classes)
+        params = model.init(jax.random.fold_in(key, 2 + index), jnp.zeros(x.shape[1:]))
+        blank[student.name] = Learned(student, model, params)
+        updates[student.name] = students.update_of(
+            *(settings, student, model),
+            rate=settings.student_rate,
+            num_steps=settings.student_steps,
         )
-        for index, s in enumerate(settings.students())
-    }
-    judge = partial(judge_all, settings, dataset, places)
+        starts[student.name] = params
+    exact = None
+    if members is None:
+        updates[TEACHER] = teachers.means_update(settings, log_prob_fn, x)
+        starts[TEACHER] = teachers.start(settings, dataset, key)
+    else:
+        exact = teachers.means_of(log_prob_fn, members, x)
+    update = training.combine(**updates)
+    state = update.init(starts)
+    if members is None:
+        update = training.observe(
+            update, lambda batch: chains.langevin_figures(batch["chain"]["info"])
+        )
+    stream = stream_of(run, unlabelled, sampler, position, log_prob_fn, chain)
+    return Task(chain, dataset, places, stream, update, state, blank, exact)
+
+
+def distil(run: Run, task: Task) -> tuple[dict[str, Judged], dict[str, Learned]]:
+    """What the teacher and all its students say at the test; and the students."""
+    settings, chain = run.settings, task.chain
+    is_online = task.exact is None
     with chains.divergence(settings.teacher, settings.step_size):
-        state = run.fit(
+        final = run.fit(
             f"chain[{chain.name}]",
-            key,
-            stream_of(run, dataset, unlabelled, weights, log_prob_fn),
-            training.observe(update, lambda batch: chains.langevin_figures(batch["chain"]["info"])),
-            update.init({**starts, TEACHER: weights}),
+            run.key(f"chain[{chain.name}]"),
+            task.stream,
+            task.update,
+            task.state,
             settings.student_steps,
-            evaluate_fn=lambda state: scores(judge(state), dataset.test_y),
+            evaluate_fn=lambda state: scores(task.judge(state), task.dataset.test_y),
             num_points=NUM_POINTS,
-            burn_in=-(-settings.burn_in // settings.thin),
+            burn_in=-(-settings.burn_in // settings.thin) if is_online else 0,
             after_burn_in=begin,
         )
-    export(run, chain, dataset, state)
-    return judge(state)
+        found = pruning.finish(run, task, final)
+    export(run, chain, task.dataset, found)
+    return {TEACHER: task.judge_teacher(final.student), **task.judge_students(found)}, found
 
 
 def begin(stream_state: PyTree) -> PyTree:
@@ -169,13 +268,16 @@ def begin(stream_state: PyTree) -> PyTree:
     return jnp.zeros_like(number), streams.forget(state)
 
 
-def data_of(settings: Settings, dataset: Dataset, chain: Chain) -> tuple[Dataset, np.ndarray]:
+def data_of(settings: Settings, loaded: Loaded, chain: Chain) -> tuple[Dataset, np.ndarray]:
     """What the teacher learns from and is tested on, and the students' inputs.
 
-    Those are all training images, whatever the teacher has of them, with masks of their own.
+    Those are all training images, whatever the teacher has of them, with masks of their own; or
+    of another data set. With fresh masks they have none yet.
     """
+    dataset, unlabelled = loaded.dataset, loaded.unlabelled
     seed = settings.seed + chain.repeat
-    unlabelled = masked(settings, dataset.train_x, chain, "students")
+    if not settings.fresh_masks:
+        unlabelled = masked(settings, unlabelled, chain, "students")
     if chain.train_size:
         dataset = data.subsample(dataset, chain.train_size, seed=seed)
     return dataset._replace(
@@ -188,25 +290,18 @@ def masked(settings: Settings, x: np.ndarray, chain: Chain, what: str) -> np.nda
     """Images with a square of the chain's rate, at places that depend on what they are for."""
     if chain.mask_rate == 0:
         return x
-    side = round((chain.mask_rate * x.shape[1] * x.shape[2]) ** 0.5)
     seed = np.random.SeedSequence([settings.seed, chain.repeat, *what.encode()])
-    return data.mask_squares(x, min(side, *x.shape[1:3]), seed=int(seed.generate_state(1)[0]))
+    return data.mask_squares(x, side_of(chain, x), seed=int(seed.generate_state(1)[0]))
 
 
-def log_prob_fn_of(settings: Settings, num_classes: int):
-    """The teacher's, of weights and one input."""
-    model = networks.build(settings, num_classes)
-    return lambda weights, x: jax.nn.log_softmax(model.apply(weights, x))
-
-
-def start(settings: Settings, dataset: Dataset, key: Array) -> PyTree:
-    """Weights at which the chain begins."""
-    model = networks.build(settings, dataset.num_classes)
-    return model.init(key, jnp.zeros(dataset.train_x.shape[1:]))
+def side_of(chain: Chain, images: np.ndarray) -> int:
+    """Of the square that covers the chain's share of an image, pixels."""
+    height, width = images.shape[1:3]
+    return min(round((chain.mask_rate * height * width) ** 0.5), height, width)
 
 
 def stream_of(
-    run: Run, dataset: Dataset, unlabelled: np.ndarray, weights: PyTree, log_prob_fn
+    run: Run, unlabelled: np.ndarray, sampler: Sampler, position: PyTree, log_prob_fn, chain: Chain
 ) -> Stream:
     """Inputs with estimates of all expectations, and their number."""
     settings = run.settings
@@ -214,106 +309,38 @@ def stream_of(
         {"x": jnp.asarray(unlabelled), "index": jnp.arange(len(unlabelled))},
         min(settings.student_batch, len(unlabelled)),
     )
+    if settings.fresh_masks:
+        inputs = streams.with_masks(inputs, side=side_of(chain, unlabelled))
     if settings.input_noise:
         inputs = streams.with_noise(inputs, scale=settings.input_noise, limits=(0.0, 1.0))
+    is_stored = teachers.is_stored(settings)
     return streams.numbered(
         streams.posterior_expectations(
-            sampler_of(settings, dataset, log_prob_fn),
-            weights,
+            sampler,
+            position,
             log_prob_fn,
             students.expectations(settings),
             inputs,
             num_examples=len(unlabelled),
-            thin=settings.thin,
+            thin=1 if is_stored else settings.thin,
+            num_chains=settings.num_chains if settings.num_chains > 1 else None,
             max_bytes=1e9 * run.options.cache_gb,
         )
     )
 
 
-def sampler_of(settings: Settings, dataset: Dataset, log_prob_fn) -> Sampler:
-    """The chain over the teacher's weights."""
-    log_posterior_fn = samplers.minibatch_log_posterior(
-        lambda weights: (
-            -0.5
-            * settings.prior_precision
-            * sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(weights))
-        ),
-        lambda weights, one: log_prob_fn(weights, one["x"])[one["y"]],
-        num_examples=len(dataset.train_x),
-    )
-    examples = streams.resample(
-        {"x": jnp.asarray(dataset.train_x), "y": jnp.asarray(dataset.train_y)},
-        min(settings.batch_size, len(dataset.train_x)),
-    )
-    if settings.teacher == "sghmc":
-        return samplers.sghmc(
-            log_posterior_fn,
-            examples,
-            step_size=settings.step_size,
-            friction=settings.friction,
-        )
-    size = settings.step_size
-    if settings.teacher == "cyclical":
-        steps = settings.burn_in + settings.student_steps * settings.thin
-        size = samplers.cyclical_step_size(size, num_cycles=settings.num_cycles, num_steps=steps)
-    return samplers.sgld(log_posterior_fn, examples, step_size=size)
-
-
-def judge_all(
-    settings: Settings, dataset: Dataset, places: dict[str, np.ndarray], state
-) -> dict[str, Judged]:
-    """The teacher's averages and the students' answers, by name."""
-    teacher = state.states[TEACHER]
-    parts = split(np.asarray(teacher.means["probs"], np.float64), places)
-    entropies = split(np.asarray(teacher.means["entropy"], np.float64), places)
-    found = {
-        TEACHER: Judged(
-            np.log(np.maximum(parts["test"], 1e-30)),
-            entropies["test"],
-            {name: metrics.uncertainties(parts[name], entropies[name]) for name in places},
-        )
-    }
-    x = np.concatenate(list(places.values()))
-    for student in settings.students():
-        model = networks.of_student(settings, student, dataset.num_classes)
-        outputs = split(students.outputs_of(model, state.states[student.name].params, x), places)
-        own = {name: students.uncertainties_of(student, part) for name, part in outputs.items()}
-        found[student.name] = Judged(
-            students.log_probs_of(student, outputs["test"]),
-            students.entropy_of(student, outputs["test"]),
-            {name: one for name, one in own.items() if one is not None},
-        )
-    return found
-
-
-def split(values: np.ndarray, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows of several places, one after another, by place."""
-    ends = np.cumsum([len(x) for x in places.values()])[:-1]
-    return dict(zip(places, np.split(values, ends), strict=True))
-
-
-def scores(judged: dict[str, Judged], labels: np.ndarray) -> dict[str, float]:
-    """Negative log-likelihoods, for metrics.csv."""
-    return {
-        f"{name}.nll": float(-np.mean(metrics.label_log_prob(one.log_probs, labels)))
-        for name, one in judged.items()
-        if one.log_probs is not None
-    }
-
-
-def export(run: Run, chain: Chain, dataset: Dataset, state) -> None:
+def export(run: Run, chain: Chain, dataset: Dataset, found: dict[str, Learned]) -> None:
     """Every student that classifies, as a function to log-probabilities."""
     if chain.repeat:
         return
-    for student in run.settings.students():
+    for student, model, params in found.values():
         if student.kind == "entropy":
             continue
-        model = networks.of_student(run.settings, student, dataset.num_classes)
         name = f"{student.name},{chain.name}".replace(",", "-")
         export_student(
             run.workdir.file("student", name),
             students.log_probs_fn(student, model),
-            state.states[student.name].params,
+            params,
             input_shape=dataset.train_x.shape[1:],
             metadata={"experiment": EXPERIMENT, "student": list(student), "chain": list(chain)},
         )

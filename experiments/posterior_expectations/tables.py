@@ -1,41 +1,72 @@
 """The study's figures of merit: likelihoods, entropies, detection and ranking, costs."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from experiments import report
-from experiments.posterior_expectations.settings import Chain, Settings
+from experiments import costs, report
+from experiments.posterior_expectations.judging import TEST, Judged, Learned
+from experiments.posterior_expectations.settings import TEACHER, Chain, Settings
 from experiments.report import Row, mean_row
 from kd import metrics
 from kd.metrics import Uncertainties
 
-if TYPE_CHECKING:
-    from experiments.posterior_expectations.study import Judged
-
-TEACHER, TEST = "teacher", "test"
+TIMED_INPUTS, TIMED_ROUNDS = 100, 30
 KINDS = ("total", "knowledge")
+COSTS = ("parameters", "flops", "latency")
 TOP, DRAW_SIZE = 20, 100  # Of the ranking, as in the paper.
-# Of the paper's tables 2 to 4: MNIST, masked, largest students, current sample.
 
 
 def rows(
-    settings: Settings, found: dict[Chain, dict[str, "Judged"]], labels: np.ndarray
+    settings: Settings, found: dict[Chain, dict[str, Judged]], labels: np.ndarray
 ) -> list[Row]:
     """Means over repeats, with the standard error where there are several."""
-    groups: dict[str, list[dict[str, dict[str, float]]]] = {}
-    for chain, judged in found.items():
-        groups.setdefault(name_of(chain), []).append(
-            {name: figures_of(judged, name, labels, settings.seed) for name in judged}
-        )
-    made = []
-    for group, repeats in groups.items():
-        for name in repeats[0]:
-            for figure in repeats[0][name]:
-                values = np.array([one[name][figure] for one in repeats])
-                made.append(mean_row(f"{figure}[{group},{name}]", values, unit_of(figure)))
-    return made
+    return _over_repeats(
+        (chain, {name: figures_of(judged, name, labels, settings.seed) for name in judged})
+        for chain, judged in found.items()
+    )
+
+
+def cost_rows(found: dict[Chain, dict[str, Learned]], x: np.ndarray) -> list[Row]:
+    """Parameters, arithmetic and measured time of each student's prediction."""
+    x = jnp.asarray(np.resize(x, (TIMED_INPUTS, *x.shape[1:])))
+
+    def of(learned: Learned) -> dict[str, float]:
+        compiled = costs.compile_batch(learned.model.apply, learned.params, x)
+        return {
+            "parameters": float(costs.num_parameters(learned.params)),
+            "flops": costs.flops(compiled, TIMED_INPUTS),
+            "latency": costs.milliseconds(lambda: compiled(learned.params, x), rounds=TIMED_ROUNDS),
+        }
+
+    return _over_repeats(
+        (chain, {name: of(one) for name, one in learned.items()})
+        for chain, learned in found.items()
+    )
+
+
+def _over_repeats(found: Iterable[tuple[Chain, dict[str, dict[str, float]]]]) -> list[Row]:
+    """Means over repeats; of a student pruned to nothing in some, over the others."""
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for chain, figures in found:
+        for name, of_name in figures.items():
+            for figure, value in of_name.items():
+                values.setdefault((figure, name_of(chain), name), []).append(value)
+    return [
+        mean_row(f"{figure}[{group},{name}]", np.array(each), unit_of(figure))
+        for (figure, group, name), each in values.items()
+    ]
+
+
+def frontier(cost: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Numbers of those that none beats in both, by cost; of equal ones the first."""
+    order = np.lexsort((loss, cost))
+    best = np.minimum.accumulate(loss[order])
+    is_new = np.concatenate([[True], best[1:] < best[:-1]])
+    return order[is_new]
 
 
 def name_of(chain: Chain) -> str:
@@ -44,7 +75,7 @@ def name_of(chain: Chain) -> str:
 
 
 def figures_of(
-    judged: dict[str, "Judged"], name: str, labels: np.ndarray, seed: int
+    judged: dict[str, Judged], name: str, labels: np.ndarray, seed: int
 ) -> dict[str, float]:
     """All figures of one teacher or student, by name."""
     one, teacher, found = judged[name], judged[TEACHER], {}
@@ -95,7 +126,9 @@ def ranking_of(own: Uncertainties, teacher: Uncertainties, seed: int) -> dict[st
 def unit_of(figure: str) -> str:
     """Of a row."""
     what = figure.split(".")[0]
-    return {"nll": "nats", "entropy_mae": "nats", "accuracy": "%"}.get(what, "")
+    units = {"nll": "nats", "entropy_mae": "nats", "accuracy": "%"}
+    units |= {"flops": "an input", "latency": f"ms, {TIMED_INPUTS} inputs"}
+    return units.get(what, "")
 
 
 def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
@@ -113,6 +146,8 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         figures = [("nll", 4), ("accuracy", 2), ("ece", 4), ("entropy_mae", 4)]
         lines = [[name, *(cell(f, group, name, d) for f, d in figures)] for name in names]
         report.print_table(title, ["", "NLL", "accuracy %", "ECE", "MAE of E H"], lines)
+        if len({student[2:] for student in settings.students()}) > 1:
+            _show_costs(by_name, group, names)
         judged = [name for name in names if f"ndcg.total[{group},{name}]" in by_name]
         for place in settings.outside if judged else ():
             figures = [
@@ -130,3 +165,26 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         print(f"± is one standard error over {settings.num_repeats} chains.", end=" ")
     print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
     print(workdir / "student")
+
+
+def _show_costs(by_name: report.RowsByName, group: str, names: list[str]) -> None:
+    """NLL beside what a prediction costs; a star where no cheaper student is as good."""
+    found = [
+        (name, *(by_name[f"{figure}[{group},{name}]"]["value"] for figure in ("nll", *COSTS)))
+        for name in names
+        if f"nll[{group},{name}]" in by_name and f"flops[{group},{name}]" in by_name
+    ]
+    if not found:
+        return
+    losses = np.array([one[1] for one in found])
+    stars = [
+        set(frontier(np.array([one[2 + index] for one in found]), losses).tolist())
+        for index in range(len(COSTS))
+    ]
+    lines = []
+    for index, (name, nll, *cost) in enumerate(found):
+        cells = (f"{cost[0]:,.0f}", f"{cost[1] / 1e3:,.0f}", f"{cost[2]:.2f}")
+        marked = [c + ("*" if index in s else " ") for c, s in zip(cells, stars, strict=True)]
+        lines.append([name, f"{nll:.4f}", *marked])
+    title = f"what a student costs (* none cheaper is as good; ms for {TIMED_INPUTS} inputs)"
+    report.print_table(title, ["", "NLL", "parameters", "kFLOP", "ms"], lines)

@@ -142,7 +142,7 @@ def make_teacher(run: Run, loaded: Loaded) -> Teacher:
         evaluate_fn=lambda state: {},
         num_points=NUM_RBM_POINTS,
     )
-    return Teacher(rbm, final.params, True)
+    return Teacher(rbm, final.student.params, True)
 
 
 def find_offset(run: Run, teacher: Teacher) -> float | None:
@@ -203,7 +203,7 @@ def train_nade(
             num_steps,
             evaluate_fn=lambda state: {"log_prob": np.mean(monitor(state.params))},
             num_points=NUM_POINTS,
-        ).params
+        ).student.params
         start += num_steps
     return nade, params
 

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from kd import checks
 from kd.types import Array
@@ -24,7 +23,7 @@ class Heads(NamedTuple):
 def predictive_and_entropy(outputs: Array) -> Heads:
     r"""C + 1 outputs as log-probabilities and an entropy that is positive by construction.
 
-    .. math:: \log f = \mathrm{log\,softmax}(z_{1..C}), \qquad h = \exp(z_{C + 1})
+    .. math:: \log f = \mathrm{log\,softmax}(z_{1..C}), \qquad h = \log(1 + e^{z_{C + 1}})
 
     Any network with one output more is a student of both.
 
@@ -36,16 +35,17 @@ def predictive_and_entropy(outputs: Array) -> Heads:
 
     Example:
       >>> heads = predictive_and_entropy(jnp.zeros(3))
-      >>> float(jnp.exp(heads.log_probs[0])), float(heads.entropy)
-      (0.5, 1.0)
+      >>> float(jnp.exp(heads.log_probs[0])), round(float(heads.entropy), 4)
+      (0.5, 0.6931)
 
     Reference:
       Vadera, Jalaian and Marlin (2020), "Generalized Bayesian posterior expectation distillation
-      for deep neural networks", section 4.2; the exponential is their released code's.
+      for deep neural networks", section 4.2. Their released code has an exponential,
+      whose early steps can throw a wide network's head so far below 0 that it does not come back.
     """
     checks.check_rank("outputs", outputs, 1)
     if outputs.shape[0] < 2:
         raise ValueError(
             f"outputs must be those of at least one class and one more, got {outputs.shape}."
         )
-    return Heads(jax.nn.log_softmax(outputs[:-1]), jnp.exp(outputs[-1]))
+    return Heads(jax.nn.log_softmax(outputs[:-1]), jax.nn.softplus(outputs[-1]))

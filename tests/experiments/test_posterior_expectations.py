@@ -165,14 +165,15 @@ def test_readings_of_outputs():
     log_probs = students.log_probs_of(both, outputs)
     np.testing.assert_allclose(np.exp(log_probs).sum(1), 1)
     found = students.uncertainties_of(both, outputs)
-    np.testing.assert_allclose(found.data, np.exp(outputs[:, 3]))
+    np.testing.assert_allclose(found.data, np.log1p(np.exp(outputs[:, 3])))
     np.testing.assert_allclose(found.total, -np.sum(np.exp(log_probs) * log_probs, axis=1))
     dirichlet = students.uncertainties_of(both._replace(kind="dirichlet"), outputs)
     np.testing.assert_allclose(dirichlet, metrics.dirichlet_uncertainties(outputs))
     for kind in ("predictive", "entropy"):
         assert students.uncertainties_of(both._replace(kind=kind), outputs) is None
     np.testing.assert_allclose(
-        students.entropy_of(both._replace(kind="entropy"), outputs[:, :1]), np.exp(outputs[:, 0])
+        students.entropy_of(both._replace(kind="entropy"), outputs[:, :1]),
+        np.log1p(np.exp(outputs[:, 0])),
     )
 
 

@@ -73,7 +73,7 @@ def test_heads_are_a_distribution_and_a_positive_number():
     outputs = np.random.default_rng(0).normal(size=5)
     heads = predictive_and_entropy(jnp.asarray(outputs, jnp.float32))
     np.testing.assert_allclose(heads.log_probs, oracles.log_softmax(outputs[:4]), rtol=1e-5)
-    assert float(heads.entropy) == pytest.approx(np.exp(outputs[4]), rel=1e-5)
+    assert float(heads.entropy) == pytest.approx(np.log1p(np.exp(outputs[4])), rel=1e-5)
     for bad in (jnp.zeros((2, 3)), jnp.zeros(1)):
         with pytest.raises(ValueError, match="outputs"):
             predictive_and_entropy(bad)

@@ -1,0 +1,82 @@
+"""What teachers and students say of the test inputs, and of those out of distribution."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from experiments.posterior_expectations import students
+from experiments.posterior_expectations.settings import TEACHER, Student
+from kd import metrics
+from kd.metrics import Uncertainties
+from kd.training import MonteCarloState
+from kd.types import PyTree
+
+TEST = "test"
+
+
+class Learned(NamedTuple):
+    """A student that has learned.
+
+    Attributes:
+      student: its kind.
+      model: its network, smaller than that of its kind when it was pruned.
+      params: of it.
+    """
+
+    student: Student
+    model: nn.Module
+    params: PyTree
+
+
+class Judged(NamedTuple):
+    """What a teacher or a student says of test inputs.
+
+    Attributes:
+      log_probs: `[N, C]`, nats; None of a student of the entropy alone.
+      entropy: `[N]`, nats, the expected one; None of a student of the predictive alone.
+      uncertainties: by place, "test" and the data sets out of distribution; empty without both.
+    """
+
+    log_probs: np.ndarray | None
+    entropy: np.ndarray | None
+    uncertainties: dict[str, Uncertainties]
+
+
+def judge_teacher(means: MonteCarloState, places: dict[str, np.ndarray]) -> Judged:
+    """The averages over a teacher's networks."""
+    parts = split(np.asarray(means.means["probs"], np.float64), places)
+    entropies = split(np.asarray(means.means["entropy"], np.float64), places)
+    return Judged(
+        np.log(np.maximum(parts[TEST], 1e-30)),
+        entropies[TEST],
+        {name: metrics.uncertainties(parts[name], entropies[name]) for name in places},
+    )
+
+
+def judge_student(learned: Learned, places: dict[str, np.ndarray]) -> Judged:
+    """A student's answers."""
+    student = learned.student
+    x = np.concatenate(list(places.values()))
+    outputs = split(students.outputs_of(learned.model, learned.params, x), places)
+    own = {name: students.uncertainties_of(student, part) for name, part in outputs.items()}
+    return Judged(
+        students.log_probs_of(student, outputs[TEST]),
+        students.entropy_of(student, outputs[TEST]),
+        {name: one for name, one in own.items() if one is not None},
+    )
+
+
+def split(values: np.ndarray, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of several places, one after another, by place."""
+    ends = np.cumsum([len(x) for x in places.values()])[:-1]
+    return dict(zip(places, np.split(values, ends), strict=True))
+
+
+def scores(judged: dict[str, Judged], labels: np.ndarray) -> dict[str, float]:
+    """Negative log-likelihoods, for metrics.csv; of a teacher that has made no sample yet none."""
+    return {
+        f"{name}.nll": float(-np.mean(metrics.label_log_prob(one.log_probs, labels)))
+        for name, one in judged.items()
+        if one.log_probs is not None and not (name == TEACHER and np.ptp(one.log_probs) == 0)
+    }
