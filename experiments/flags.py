@@ -49,7 +49,7 @@ class Options:
 
 
 OPTION_HELP = {
-    "preset": "quick or paper: the value of every setting not given",
+    "preset": "the value of every setting not given: quick or paper",
     "workdir": "where to write, and from where to go on; under runs/ by default",
     "data_dir": "prepared TFDS data; TFDS_DATA_DIR by default",
     "cache_gb": "most memory for the teacher's labels of a data set, in GB; 4 by default",
@@ -88,21 +88,33 @@ def resolve(settings_class: type, preset: str, given: dict[str, str]) -> Any:
 
     Args:
       settings_class: a dataclass whose fields are `setting`s.
-      preset: "quick" or "paper".
+      preset: "quick", "paper" or one of the class's own.
       given: text by field name, as on a command line.
 
     Raises:
       UserError: naming the flag, the value and what was expected.
     """
-    if preset not in PRESETS:
-        raise UserError(f"--preset must be one of {', '.join(PRESETS)}; got {preset!r}.")
+    presets = (*PRESETS, *other_presets(settings_class))
+    if preset not in presets:
+        raise UserError(f"--preset must be one of {', '.join(presets)}; got {preset!r}.")
     values = {}
     for field in dataclasses.fields(settings_class):
-        value = field.metadata[preset]
+        value = _of_preset(settings_class, field, preset)
         if field.name in given:
             value = _parse(field, given[field.name])
         values[field.name] = value
     return settings_class(**values)
+
+
+def other_presets(settings_class: type) -> dict[str, dict[str, Any]]:
+    """Presets of a study besides the two: what differs from the paper's, by name."""
+    return getattr(settings_class, "OTHER_PRESETS", {})
+
+
+def _of_preset(settings_class: type, field: dataclasses.Field, preset: str) -> Any:
+    if preset in PRESETS:
+        return field.metadata[preset]
+    return other_presets(settings_class)[preset].get(field.name, field.metadata["paper"])
 
 
 def _parse(field: dataclasses.Field, text: str) -> Any:
@@ -175,6 +187,10 @@ def help_text(
         if field.metadata["choices"] or field.type is bool:
             meaning += f" ({_expected(field)})"
         lines += textwrap.wrap(meaning, 78, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for preset, values in other_presets(settings_class).items():
+        changed = " ".join(f"--{key}={_show(value)}" for key, value in values.items())
+        lines += ["", f"--preset={preset} is paper with"]
+        lines += textwrap.wrap(changed, 78, initial_indent="  ", subsequent_indent="  ")
     lines += ["", "option"]
     for option in _all_options(options):
         help = OPTION_HELP[option]
@@ -329,7 +345,7 @@ def default_workdir(name: str, preset: str, settings: Any) -> str:
     changed = {
         field.name: getattr(settings, field.name)
         for field in dataclasses.fields(settings)
-        if getattr(settings, field.name) != field.metadata[preset]
+        if getattr(settings, field.name) != _of_preset(type(settings), field, preset)
     }
     whole = "+".join([preset, *(f"{name}={_exact(value)}" for name, value in changed.items())])
     leaf = "".join(c if c.isascii() and c.isprintable() and c != "/" else "_" for c in whole)[:180]

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.plotting import STYLE, label_counts, plt, save
+from experiments.posterior_expectations import toy
 from experiments.posterior_expectations.judging import Judged
 from experiments.posterior_expectations.settings import TEACHER, Chain, Settings, Student
-from experiments.posterior_expectations.tables import COSTS, frontier, name_of
+from experiments.posterior_expectations.tables import COSTS, frontier, has_costs, name_of
 from experiments.report import Row
 from experiments.run import Run
 
@@ -27,8 +28,10 @@ def draw(run: Run, found: dict[Chain, dict[str, Judged]], rows: Sequence[Row]) -
                 save(_curves(run, chain), run, f"training-{suffix}")
                 if any(one.entropy is not None for n, one in judged.items() if n != TEACHER):
                     save(_entropies(judged), run, f"entropies-{suffix}")
-                if len({student[2:] for student in settings.students()}) > 1:
+                if has_costs(settings):
                     save(_costs(settings, name_of(chain), values), run, f"costs-{suffix}")
+                if settings.dataset == toy.NAME:
+                    save(toy.draw(settings, judged), run, f"{toy.NAME}.png")
         if len({name_of(chain) for chain in found}) > 1:
             save(_robustness(settings, values), run, "robustness.png")
 

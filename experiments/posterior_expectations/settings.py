@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from experiments.flags import setting
 
@@ -21,6 +21,34 @@ TEACHER = "teacher"
 PAPER_RATES = (0.0, 0.13, 0.29, 0.51, 0.675, 0.862)
 PAPER_SIZES = (10_000, 20_000, 30_000, 60_000)
 PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3)  # Recorded nowhere.
+
+# Balan et al. (2015), with the settings of a re-implementation where the paper has none.
+_DARK_KNOWLEDGE = {"experiment": "1", "student": ("predictive",), "estimator": (CURRENT,)}
+OTHER_PRESETS = {
+    "dark_knowledge": _DARK_KNOWLEDGE
+    | {
+        "prior_precision": 1.0,
+        "student_hidden": ("800-800",),
+        "student_rate": 1e-4,
+        "num_halvings": 0,
+        "student_decay": 0.1 / 60_000,
+        "input_noise": 0.1,
+    },
+    "toy": _DARK_KNOWLEDGE
+    | {
+        "dataset": "toy",
+        "outside": (),
+        "hidden_sizes": (10,),
+        "student_hidden": ("10", "100", "10-10"),
+        "prior_precision": 1.0,
+        "step_size": 0.01,
+        "num_steps": 100_000,
+        "thin": 10,
+        "student_rate": 3e-3,
+        "input_noise": 0.0,
+        "num_repeats": 5,
+    },
+}
 
 
 class Chain(NamedTuple):
@@ -51,6 +79,7 @@ class Student(NamedTuple):
         they learn the running mean, as in the paper.
       channel_multiplier, unit_multiplier: times the teacher's widths.
       strength: of the group lasso, after which it is pruned and fine-tuned; 0 without.
+      hidden: its own hidden sizes instead of the teacher's multiplied, as "10-10"; "" without.
     """
 
     kind: str
@@ -58,11 +87,12 @@ class Student(NamedTuple):
     channel_multiplier: float
     unit_multiplier: float
     strength: float = 0.0
+    hidden: str = ""
 
     @property
     def name(self) -> str:
         """In metrics and rows."""
-        widths = f"{self.channel_multiplier:g}x{self.unit_multiplier:g}"
+        widths = self.hidden or f"{self.channel_multiplier:g}x{self.unit_multiplier:g}"
         pruned = f",{self.strength:g}" if self.strength else ""
         return f"{self.kind},{self.estimator},{widths}{pruned}"
 
@@ -71,6 +101,8 @@ class Student(NamedTuple):
 class Settings:
     """Everything that decides a result."""
 
+    OTHER_PRESETS: ClassVar[dict[str, dict[str, Any]]] = OTHER_PRESETS
+
     experiment: str = setting(
         "4",
         "4",
@@ -78,7 +110,10 @@ class Settings:
         choices=EXPERIMENTS,
     )
     dataset: str = setting(
-        "digits", "mnist", "digits, mnist, fashion_mnist, cifar10, or the path of an .npz"
+        "digits",
+        "mnist",
+        "digits, mnist, fashion_mnist, cifar10, the path of an .npz; or toy, twenty points in the "
+        "plane, where everything is compared with numpyro's NUTS",
     )
     outside: tuple[str, ...] = setting(
         ("permuted",),
@@ -97,6 +132,9 @@ class Settings:
         (), (), "examples of the teacher; empty: all, four sizes in 2", at_least=1, at_most=MOST
     )
     model: str = setting("fcnn", "fcnn", "the teacher's network", choices=MODELS)
+    hidden_sizes: tuple[int, ...] = setting(
+        (400, 400), (400, 400), "units of fcnn's hidden layers", at_least=1, at_most=100_000
+    )
     teacher: str = setting(
         "sgld",
         "sgld",
@@ -143,6 +181,9 @@ class Settings:
     )
     unit_multiplier: tuple[float, ...] = setting(
         (), (), "K2, times the teacher's units; empty: 1, in 3 also 0.5, 2, 4", above=0, at_most=64
+    )
+    student_hidden: tuple[str, ...] = setting(
+        (), (), "hidden sizes of fcnn's students, as 10-10, instead of multiples of the teacher's"
     )
     regularizer_strength: tuple[float, ...] = setting(
         (),
@@ -219,6 +260,11 @@ class Settings:
             channels = (1.0,)  # Of which it has none.
         units = self.unit_multiplier or ((0.5, 1.0, 2.0, 4.0) if is_search else (1.0,))
         strengths = self.regularizer_strength or (PENALTIES if is_search else ())
+        if self.student_hidden:
+            found = itertools.product(
+                kinds, estimators, (1.0,), (1.0,), (0.0,), self.student_hidden
+            )
+            return [Student(*one) for one in found]
         plain = itertools.product(kinds, estimators, channels, units, (0.0,))
         pruned = itertools.product(kinds, estimators, [max(channels)], [max(units)], strengths)
         return [Student(*one) for one in (*plain, *pruned)]

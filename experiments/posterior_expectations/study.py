@@ -16,6 +16,7 @@ from experiments.posterior_expectations import (
     students,
     tables,
     teachers,
+    toy,
 )
 from experiments.posterior_expectations.judging import (
     TEST,
@@ -126,13 +127,15 @@ def columns(settings: Settings) -> list[str]:
 
 def fingerprints(settings: Settings, options: Options) -> dict[str, str | None]:
     """Digests of the data sets."""
-    names = {settings.dataset, settings.unlabelled, *settings.outside} - {"", *SYNTHETIC}
+    names = {settings.dataset, settings.unlabelled, *settings.outside} - {"", toy.NAME, *SYNTHETIC}
     return {name: data.fingerprint(name, data_dir=options.data_dir) for name in sorted(names)}
 
 
 def load(settings: Settings, options: Options) -> Loaded:
     """Reads the data, and refuses what cannot be done."""
     check(settings)
+    if settings.dataset == toy.NAME:
+        return Loaded(*toy.dataset(settings.seed), {})
     dataset = data.load(settings.dataset, data_dir=options.data_dir)
     shape = dataset.test_x.shape[1:]
     outside = {}
@@ -167,6 +170,19 @@ def check(settings: Settings) -> None:
         for value in getattr(settings, flag):
             if value not in choices:
                 raise UserError(f"--{flag} must be {' | '.join(choices)}; got {value!r}.")
+    for text in settings.student_hidden:
+        try:
+            networks.hidden_sizes(text)
+        except ValueError:
+            raise UserError(f"--student_hidden must be like 10 or 10-10; got {text!r}.") from None
+    if settings.student_hidden and settings.model != "fcnn":
+        raise UserError(f"--student_hidden is of fcnn, not of {settings.model}.")
+    if settings.dataset == toy.NAME:
+        for flag in ("outside", "mask_rate", "train_size", "unlabelled"):
+            if any(getattr(settings, flag)):
+                raise UserError(f"--{flag} is of images, not of toy: give --{flag}=")
+        if any(chain.mask_rate or chain.train_size for chain in settings.chains()):
+            raise UserError("toy has no masks: --experiment must be 1 or 3 with --mask_rate=0.")
     if settings.num_steps < settings.thin:
         raise UserError(f"--num_steps must be at least --thin; got {settings.num_steps}.")
     if settings.num_chains > 1 and teachers.is_stored(settings):
@@ -312,7 +328,8 @@ def stream_of(
     if settings.fresh_masks:
         inputs = streams.with_masks(inputs, side=side_of(chain, unlabelled))
     if settings.input_noise:
-        inputs = streams.with_noise(inputs, scale=settings.input_noise, limits=(0.0, 1.0))
+        limits = (0.0, 1.0) if settings.dataset != toy.NAME else None  # Of pixels.
+        inputs = streams.with_noise(inputs, scale=settings.input_noise, limits=limits)
     is_stored = teachers.is_stored(settings)
     return streams.numbered(
         streams.posterior_expectations(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import costs, report
+from experiments.posterior_expectations import toy
 from experiments.posterior_expectations.judging import TEST, Judged, Learned
 from experiments.posterior_expectations.settings import TEACHER, Chain, Settings
 from experiments.report import Row, mean_row
@@ -24,8 +25,17 @@ def rows(
     settings: Settings, found: dict[Chain, dict[str, Judged]], labels: np.ndarray
 ) -> list[Row]:
     """Means over repeats, with the standard error where there are several."""
-    return _over_repeats(
-        (chain, {name: figures_of(judged, name, labels, settings.seed) for name in judged})
+    expected, extra = None, []
+    if settings.dataset == toy.NAME:
+        expected, r_hat = toy.reference(settings)
+        alone = toy.kl_divergence(expected, toy.plug_in(settings))
+        extra = [
+            Row("reference.r_hat", r_hat, None, 1, ""),
+            Row(f"kl[{toy.PLUG_IN}]", alone, None, 1, "nats"),
+        ]
+    options = (labels, settings.seed, expected)
+    return extra + _over_repeats(
+        (chain, {name: figures_of(judged, name, *options) for name in judged})
         for chain, judged in found.items()
     )
 
@@ -61,6 +71,12 @@ def _over_repeats(found: Iterable[tuple[Chain, dict[str, dict[str, float]]]]) ->
     ]
 
 
+def has_costs(settings: Settings) -> bool:
+    """Whether there are students of several sizes whose likelihoods mean something."""
+    sizes = {student[2:] for student in settings.students()}
+    return len(sizes) > 1 and settings.dataset != toy.NAME
+
+
 def frontier(cost: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """Numbers of those that none beats in both, by cost; of equal ones the first."""
     order = np.lexsort((loss, cost))
@@ -75,14 +91,20 @@ def name_of(chain: Chain) -> str:
 
 
 def figures_of(
-    judged: dict[str, Judged], name: str, labels: np.ndarray, seed: int
+    judged: dict[str, Judged],
+    name: str,
+    labels: np.ndarray,
+    seed: int,
+    expected: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """All figures of one teacher or student, by name."""
+    """All figures of one teacher or student, by name; `expected` is the reference's answer."""
     one, teacher, found = judged[name], judged[TEACHER], {}
     if one.log_probs is not None:
         found["nll"] = -float(np.mean(metrics.label_log_prob(one.log_probs, labels)))
         found["accuracy"] = 100 * float(np.mean(metrics.correct(one.log_probs, labels)))
         found["ece"] = metrics.expected_calibration_error(one.log_probs, labels)
+        if expected is not None:
+            found["kl"] = toy.kl_divergence(expected, one.log_probs)
         found["brier"] = float(np.mean(metrics.brier_score(one.log_probs, labels)))
     if one.entropy is not None:
         found["entropy_mae"] = float(np.mean(np.abs(one.entropy - teacher.entropy)))
@@ -126,7 +148,7 @@ def ranking_of(own: Uncertainties, teacher: Uncertainties, seed: int) -> dict[st
 def unit_of(figure: str) -> str:
     """Of a row."""
     what = figure.split(".")[0]
-    units = {"nll": "nats", "entropy_mae": "nats", "accuracy": "%"}
+    units = {"nll": "nats", "kl": "nats", "entropy_mae": "nats", "accuracy": "%"}
     units |= {"flops": "an input", "latency": f"ms, {TIMED_INPUTS} inputs"}
     return units.get(what, "")
 
@@ -144,9 +166,14 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         rate, size = group.split(",")
         title = f"mask {rate}, {'all' if size == '0' else size} examples"
         figures = [("nll", 4), ("accuracy", 2), ("ece", 4), ("entropy_mae", 4)]
+        header = ["", "NLL", "accuracy %", "ECE", "MAE of E H"]
+        if settings.dataset == toy.NAME:
+            title, figures, header = "KL from NUTS, nats, over the square", [("kl", 4)], ["", "KL"]
         lines = [[name, *(cell(f, group, name, d) for f, d in figures)] for name in names]
-        report.print_table(title, ["", "NLL", "accuracy %", "ECE", "MAE of E H"], lines)
-        if len({student[2:] for student in settings.students()}) > 1:
+        if settings.dataset == toy.NAME:
+            lines.insert(0, [toy.PLUG_IN, report.pm(by_name[f"kl[{toy.PLUG_IN}]"], 4)])
+        report.print_table(title, header, lines)
+        if has_costs(settings):
             _show_costs(by_name, group, names)
         judged = [name for name in names if f"ndcg.total[{group},{name}]" in by_name]
         for place in settings.outside if judged else ():
@@ -163,6 +190,8 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             report.print_table(f"nDCG@{TOP} of {DRAW_SIZE} test inputs", header, lines)
     if settings.num_repeats > 1:
         print(f"± is one standard error over {settings.num_repeats} chains.", end=" ")
+    if settings.dataset == toy.NAME and by_name["reference.r_hat"]["value"] > toy.MOST_R_HAT:
+        print(f"NUTS's own chains disagree: R-hat {by_name['reference.r_hat']['value']:.3f}.")
     print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
     print(workdir / "student")
 

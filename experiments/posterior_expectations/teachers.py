@@ -134,9 +134,15 @@ def _bag(run: Run, dataset: Dataset, phase: str, key: Key) -> PyTree:
     )
     chosen = np.arange(num_kept)
     if is_cyclical:
-        length = num_kept // settings.num_cycles
-        chosen = chosen[chosen % length >= length * (1 - SAMPLED)]
+        chosen = ends_of_cycles(num_kept, settings.num_cycles)
     return jax.tree.map(lambda leaf: leaf[chosen], found.student.kept)
+
+
+def ends_of_cycles(num_kept: int, num_cycles: int) -> np.ndarray:
+    """Numbers of the positions in the last half of each cycle, of all that are kept."""
+    chosen = np.arange(num_kept)
+    length = num_kept // num_cycles
+    return chosen[chosen % length >= length * (1 - SAMPLED)]
 
 
 def sampler_of(
