@@ -1,5 +1,6 @@
 """experiments.posterior_expectations: runs, resumed; figures of merit, faults."""
 
+import dataclasses
 import signal
 
 import jax
@@ -10,31 +11,61 @@ import study_runs
 from PIL import Image
 
 from experiments.flags import resolve
-from experiments.posterior_expectations import networks, students, study, tables
+from experiments.posterior_expectations import networks, students, study, tables, teachers
+from experiments.posterior_expectations.judging import Judged
 from experiments.posterior_expectations.settings import Chain, Settings, Student
 from kd import data, metrics
 from kd.export import load_student
 
 MODULE = "experiments.posterior_expectations"
-TINY = {"num_steps": 60, "burn_in": 20, "thin": 5, "test_thin": 4, "num_repeats": 2}
-ONE = TINY | {"student": "both", "estimator": "running", "num_repeats": 1}
+TINY = {
+    "hidden_sizes": "8,8",
+    "num_steps": 60,
+    "burn_in": 20,
+    "thin": 5,
+    "test_thin": 4,
+    "fine_tune_steps": 3,
+}
+ONE = TINY | {"student": "both", "estimator": "running"}
 FOUR = [f"{kind},{one},1x1" for kind in ("both", "dirichlet") for one in ("current", "running")]
+
+
+def settings_of(given, preset="quick"):
+    return resolve(Settings, preset, {name: str(value) for name, value in given.items()})
+
+
+def loaded_digits():
+    digits = data.load("digits")
+    return study.Loaded(digits, digits.train_x, {})
+
+
+def nll_of_file(finished, name, given):
+    """Of an exported student at the masked test images, by NumPy alone."""
+    settings = settings_of(given)
+    dataset, _ = study.data_of(settings, loaded_digits(), settings.chains()[0])
+    student = load_student(finished.path / "student" / name)
+    log_probs = np.asarray(student(jnp.asarray(dataset.test_x)), float)
+    return -log_probs[np.arange(len(log_probs)), dataset.test_y].mean()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("posterior_expectations") / "run"
     with study_runs.unverified_exports():
-        return study_runs.succeed_here(path, TINY, module=MODULE)
+        return study_runs.succeed_here(path, TINY | {"num_repeats": 2}, module=MODULE)
+
+
+def check_figures(finished, names):
+    figures = {path.name for path in (finished.path / "figures").iterdir()}
+    assert figures == names
+    for name in figures:
+        pixels = np.asarray(Image.open(finished.path / "figures" / name).convert("L"))
+        assert min(pixels.shape) > 200 and np.std(pixels) > 5
 
 
 def test_a_run_leaves_what_it_promises(finished):
     assert finished.stderr == ""
-    figures = {path.name for path in (finished.path / "figures").iterdir()}
-    assert figures == {"training-0.29-0.png", "entropies-0.29-0.png"}
-    for name in figures:
-        pixels = np.asarray(Image.open(finished.path / "figures" / name).convert("L"))
-        assert min(pixels.shape) > 200 and np.std(pixels) > 5
+    check_figures(finished, {"training-0.29-0.png", "entropies-0.29-0.png"})
     names = {path.name for path in (finished.path / "student").iterdir()}
     assert names == {f"{name},0.29,0,0".replace(",", "-") for name in FOUR}
     shown = finished.stdout[finished.stdout.index("mask 0.29") :]
@@ -52,35 +83,176 @@ def test_rows_of_teacher_and_students(finished):
             assert 0 < values[f"ndcg_random.{kind}[0.29,0,{name}]"] < 1 and 0 < ndcg <= 1 + 1e-9
     assert values["entropy_mae[0.29,0,teacher]"] == 0
     assert values["ndcg.total[0.29,0,teacher]"] == pytest.approx(1)
+    # 64 inputs, two layers of 8, and 11 outputs.
+    assert values["parameters[0.29,0,both,running,1x1]"] == 65 * 8 + 9 * 8 + 9 * 11
+    assert values["flops[0.29,0,both,running,1x1]"] >= 2 * (64 * 8 + 8 * 8 + 8 * 11)
+    assert values["latency[0.29,0,both,running,1x1]"] > 0
     rows = finished.metrics()["chain[0.29,0,1]"]
     assert int(rows[-1]["step"]) == 12 and float(rows[-1]["teacher.samples"]) == 3
 
 
 def test_an_exported_student_has_the_likelihood_it_says(finished):
-    """The mean of the row over two chains is near the first's, by its file and NumPy alone."""
-    settings = resolve(Settings, "quick", {k: str(v) for k, v in TINY.items()})
-    chain = settings.chains()[0]
-    dataset, _ = study.data_of(settings, data.load("digits"), chain)
-    student = load_student(finished.path / "student" / "both-running-1x1-0.29-0-0")
-    log_probs = np.asarray(student(jnp.asarray(dataset.test_x)), float)
-    nll = -log_probs[np.arange(len(log_probs)), dataset.test_y].mean()
-    last = finished.metrics()[f"chain[{chain.name}]"][-1]
+    last = finished.metrics()["chain[0.29,0,0]"][-1]
+    nll = nll_of_file(finished, "both-running-1x1-0.29-0-0", TINY)
     assert float(last["both,running,1x1.nll"]) == pytest.approx(nll, rel=1e-4)
 
 
+# Experiment 3: widths and pruning.
+
+SEARCH = ONE | {
+    "experiment": 3,
+    "unit_multiplier": "1,2",
+    "student_batch": 20,
+    "num_steps": 150,
+}
+
+
+@pytest.fixture(scope="module", params=["proximal", "penalty"])
+def searched(request, tmp_path_factory):
+    """One strength that empties some units, and, by proximal steps, one that empties them all."""
+    path = tmp_path_factory.mktemp("search") / "run"
+    given = SEARCH | {"regularizer": request.param}
+    if request.param == "proximal":
+        given |= {"regularizer_strength": "180,5000"}
+    else:
+        given |= {"regularizer_strength": 20, "threshold": 0.25, "student_rate": 0.01}
+    with study_runs.unverified_exports():
+        return given, study_runs.succeed_here(path, given, module=MODULE)
+
+
+def test_a_pruned_student_is_smaller_and_is_what_its_file_says(searched):
+    given, finished = searched
+    values = finished.values()
+    strength = given["regularizer_strength"]
+    few = "both,running,1x2," + str(strength).split(",")[0]
+    whole = values["parameters[0.29,0,both,running,1x2]"]
+    assert whole == 65 * 16 + 17 * 16 + 17 * 11
+    assert 100 < values[f"parameters[0.29,0,{few}]"] < whole
+    assert values[f"flops[0.29,0,{few}]"] < values["flops[0.29,0,both,running,1x2]"]
+    nll = nll_of_file(finished, f"{few},0.29,0,0".replace(",", "-"), given)
+    assert values[f"nll[0.29,0,{few}]"] == pytest.approx(nll, rel=1e-4)
+    rows = finished.metrics()["fine_tune[0.29,0,0]"]
+    assert int(rows[-1]["step"]) == 3 and float(rows[-1][f"{few}.nll"]) == pytest.approx(nll, 1e-4)
+    check_figures(finished, {"training-0.29-0.png", "entropies-0.29-0.png", "costs-0.29-0.png"})
+    assert "what a student costs" in finished.stdout
+
+
+def test_a_student_that_would_lose_a_layer_is_left_out_with_a_warning(searched):
+    given, finished = searched
+    if given["regularizer"] == "penalty":
+        assert finished.stderr == ""
+        return
+    assert "both,running,1x2,5000 is left out" in finished.stderr
+    assert "would remove a whole layer" in finished.stderr
+    assert not any(",5000]" in name for name in finished.values())
+
+
+def test_the_frontier_is_of_those_that_none_beats():
+    rng = np.random.default_rng(0)
+    cost, loss = rng.integers(6, size=(2, 30)).astype(float)
+    found = tables.frontier(cost, loss).tolist()
+    points = list(zip(cost, loss, strict=True))
+    beaten = lambda i: any(
+        (c <= cost[i] and n < loss[i]) or (c < cost[i] and n <= loss[i]) for c, n in points
+    )
+    assert {points[i] for i in found} == {points[i] for i in range(30) if not beaten(i)}
+    assert np.all(np.diff(cost[found]) > 0) and np.all(np.diff(loss[found]) < 0)
+
+
+# Experiment 2: masks and sizes.
+
+
+def test_masks_and_sizes_in_one_figure(tmp_path):
+    given = ONE | {"experiment": 2, "mask_rate": "0,0.5", "train_size": "100"}
+    with study_runs.unverified_exports():
+        finished = study_runs.succeed_here(tmp_path / "run", given, module=MODULE)
+    groups = ["0,100", "0.5,100"]
+    names = {
+        f"{what}-{g.replace(',', '-')}.png" for g in groups for what in ("training", "entropies")
+    }
+    check_figures(finished, names | {"robustness.png"})
+    for group in groups:
+        assert f"nll[{group},teacher]" in finished.values()
+
+
+# Teachers.
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"teacher": "ensemble", "num_members": 3},
+        {"teacher": "bag", "num_members": 6},
+        {"teacher": "cyclical", "num_members": 6, "num_cycles": 3, "num_steps": 48},
+        {"teacher": "sghmc", "num_chains": 2, "fresh_masks": "true"},
+        {"unlabelled": "digits", "input_noise": 0, "student_decay": 1e-3},
+    ],
+    ids=lambda given: next(iter(given.values())),
+)
+def test_other_teachers_and_inputs(given, tmp_path):
+    with study_runs.unverified_exports():
+        finished = study_runs.succeed_here(tmp_path / "run", ONE | given, module=MODULE)
+    assert finished.stderr == ""
+    assert 0 < finished.values()["nll[0.29,0,both,running,1x1]"] < 5
+
+
+def test_a_stored_teachers_answers_are_means_over_its_members():
+    settings = settings_of(TINY)
+    digits = data.load("digits")
+    members = teachers.starts(settings, digits, jax.random.key(0), 4)
+    log_prob_fn = teachers.log_prob_fn_of(settings, 10)
+    x = digits.test_x[:6]
+    found = teachers.means_of(log_prob_fn, members, x)
+    assert int(found.num_samples) == 4
+    log_probs = np.array(
+        [
+            [log_prob_fn(jax.tree.map(lambda leaf, i=i: leaf[i], members), one) for one in x]
+            for i in range(4)
+        ],
+        float,
+    )
+    np.testing.assert_allclose(found.means["probs"], np.exp(log_probs).mean(0), rtol=1e-5)
+    entropies = -(np.exp(log_probs) * log_probs).sum(-1)
+    np.testing.assert_allclose(found.means["entropy"], entropies.mean(0), rtol=1e-5)
+
+
+def test_a_cyclical_bag_is_of_the_ends_of_cycles():
+    """Of 12 positions in 3 cycles those where the step size is below a half of the first."""
+    assert teachers.ends_of_cycles(12, 3).tolist() == [2, 3, 6, 7, 10, 11]
+
+
+def test_the_log_posterior_is_that_of_the_weights():
+    settings = settings_of(TINY | {"prior_precision": 3})
+    digits = data.take_first(data.load("digits"), 0.05)
+    weights = teachers.start(settings, digits, jax.random.key(0))
+    log_prob_fn = teachers.log_prob_fn_of(settings, 10)
+    batch = {"x": jnp.asarray(digits.train_x[:20]), "y": jnp.asarray(digits.train_y[:20])}
+    found = teachers.log_posterior_fn_of(settings, digits)(weights, batch)
+    likelihood = np.mean(
+        [float(log_prob_fn(weights, x)[y]) for x, y in zip(batch["x"], batch["y"], strict=True)]
+    )
+    squares = sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(weights))
+    expected = len(digits.train_x) * likelihood - 1.5 * squares
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+# Interruptions and mistakes.
+
+
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
-    """In a burn-in, and beside the chain."""
+    """In the burn-in, beside the chain, and in fine-tuning."""
     path = tmp_path / "run"
-    for phase in ("burn_in-chain-0.29-0-0", "chain-0.29-0-0"):
-        process = study_runs.start(path, ONE | {"checkpoint_seconds": 0}, module=MODULE)
+    given = SEARCH | {"regularizer_strength": 180, "fine_tune_steps": 20}
+    for phase in ("burn_in-chain-0.29-0-0", "chain-0.29-0-0", "fine_tune-0.29-0-0"):
+        process = study_runs.start(path, given | {"checkpoint_seconds": 0}, module=MODULE)
         stopped = study_runs.interrupt(
             process, lambda phase=phase: study_runs.checkpoints(path, phase), signal.SIGKILL
         )
         assert stopped.returncode == -signal.SIGKILL
         assert not (path / "summary.json").exists()
     with study_runs.unverified_exports():
-        resumed = study_runs.succeed_here(path, ONE, module=MODULE)
-        whole = study_runs.succeed_here(tmp_path / "whole", ONE, module=MODULE)
+        resumed = study_runs.succeed_here(path, given, module=MODULE)
+        whole = study_runs.succeed_here(tmp_path / "whole", given, module=MODULE)
     study_runs.assert_same_bits(resumed, whole)
 
 
@@ -89,20 +261,42 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     [
         ({"experiment": 5}, "--experiment must be 1 | 2 | 3 | 4; got '5'."),
         ({"student": "teacher"}, "--student must be predictive | entropy | both | dirichlet"),
+        ({"estimator": "mean"}, "--estimator must be current | running; got 'mean'."),
         ({"outside": "lsun"}, "unknown data set 'lsun'"),
+        ({"unlabelled": "lsun"}, "unknown data set 'lsun'"),
         ({"num_steps": 10, "thin": 20}, "--num_steps must be at least --thin; got 10."),
         ({"train_size": 5000}, "5,000 training examples are asked for, of 1,200."),
         ({"cache_gb": 1e-9}, "the estimates at 1,200 examples would take"),
         ({"mask_rate": 1.5}, "--mask_rate"),
+        ({"student_hidden": "10x10"}, "--student_hidden must be like 10 or 10-10; got '10x10'."),
+        ({"student_hidden": "0"}, "--student_hidden must be like 10 or 10-10; got '0'."),
+        ({"student_hidden": "10", "model": "cnn"}, "--student_hidden is of fcnn, not of cnn."),
+        ({"teacher": "bag", "num_chains": 2}, "--num_chains is of sgld and sghmc, not of bag."),
+        (
+            {"teacher": "cyclical", "num_members": 10},
+            "--num_members must be a multiple of --num_cycles = 4; got 10.",
+        ),
+        (
+            {"teacher": "cyclical", "num_members": 8, "num_steps": 40},
+            "--num_steps must be a multiple of 2 x --num_members = 16; got 40.",
+        ),
+        (
+            {"teacher": "bag", "num_members": 80},
+            "--num_steps must be at least --num_members; got 60.",
+        ),
+        ({"dataset": "toy"}, "--outside is of images, not of toy"),
+        ({"dataset": "toy", "outside": ""}, "toy has no masks"),
     ],
 )
 def test_mistakes_are_one_line(changed, expected, tmp_path):
     assert expected in study_runs.refusal(tmp_path / "run", TINY | changed, module=MODULE)
 
 
-def test_a_teacher_that_diverges_names_the_step_size(tmp_path):
-    line = study_runs.refusal(tmp_path / "run", TINY | {"step_size": 10}, module=MODULE)
-    assert "the chain diverged" in line and "--step_size=10 is too large for sgld" in line
+@pytest.mark.parametrize("teacher", ["sgld", "bag"])
+def test_a_teacher_that_diverges_names_the_step_size(teacher, tmp_path):
+    given = TINY | {"step_size": 10, "teacher": teacher}
+    line = study_runs.refusal(tmp_path / "run", given, module=MODULE)
+    assert "the chain diverged" in line and f"--step_size=10 is too large for {teacher}" in line
 
 
 # Settings and data.
@@ -110,36 +304,45 @@ def test_a_teacher_that_diverges_names_the_step_size(tmp_path):
 
 def test_every_experiment_has_chains_and_students_of_its_own():
     found = {
-        experiment: resolve(Settings, "paper", {"experiment": experiment, "num_repeats": "1"})
+        experiment: settings_of({"experiment": experiment, "num_repeats": "1"}, "paper")
         for experiment in "1234"
     }
     assert len(found["2"].chains()) == 24 and found["1"].chains() == [Chain(0.0, 0, 0)]
     assert found["4"].chains() == [Chain(0.29, 0, 0)]
     assert {one.kind for one in found["2"].students()} == {"predictive", "entropy"}
     assert {one.kind for one in found["4"].students()} == {"both", "dirichlet"}
+    searched = found["3"].students()
+    assert [s.unit_multiplier for s in searched if not s.strength] == [0.5, 1, 2, 4]
+    assert {s.unit_multiplier for s in searched if s.strength} == {4.0}
     given = {
         "experiment": "3",
         "model": "cnn",
         "channel_multiplier": "1,2",
         "unit_multiplier": "1,4",
+        "regularizer_strength": "0.1",
     }
-    assert len(resolve(Settings, "paper", given).students()) == 8
+    names = [student.name for student in settings_of(given, "paper").students()]
+    assert names == [
+        *(f"both,running,{k}" for k in ("1x1", "1x4", "2x1", "2x4")),
+        "both,running,2x4,0.1",
+    ]
 
 
 def test_masks_are_drawn_once_and_apart():
-    settings = resolve(Settings, "quick", {})
-    digits, chain = data.load("digits"), settings.chains()[0]
-    found, unlabelled = study.data_of(settings, digits, chain)
-    again, _ = study.data_of(settings, digits, chain)
+    settings, loaded = settings_of({}), loaded_digits()
+    chain = settings.chains()[0]
+    found, unlabelled = study.data_of(settings, loaded, chain)
+    again, _ = study.data_of(settings, loaded, chain)
     np.testing.assert_array_equal(found.train_x, again.train_x)
     assert not np.array_equal(found.train_x, unlabelled)
     share = np.mean(study.masked(settings, np.ones((50, 28, 28, 1)), chain, "test") == 0)
-    assert share == pytest.approx(0.29, abs=0.01)
     # 15 pixels, as in the paper.
-    assert share == pytest.approx((15 / 28) ** 2)
-    few = chain._replace(train_size=100)
-    dataset, inputs = study.data_of(settings, digits, few)
+    assert share == pytest.approx((15 / 28) ** 2) and share == pytest.approx(0.29, abs=0.01)
+    dataset, inputs = study.data_of(settings, loaded, chain._replace(train_size=100))
     assert len(dataset.train_x) == 100 and len(inputs) == 1200
+    fresh = dataclasses.replace(settings, fresh_masks=True)
+    _, inputs = study.data_of(fresh, loaded, chain)
+    np.testing.assert_array_equal(inputs, loaded.unlabelled)
 
 
 def test_networks_are_the_papers():
@@ -151,12 +354,13 @@ def test_networks_are_the_papers():
         ("cnn", (28, 28, 1), 29_880),
         ("cnn_cifar", (32, 32, 3), 184_808),
     ):
-        settings = resolve(Settings, "paper", {"model": name})
+        settings = settings_of({"model": name}, "paper")
         assert count(networks.build(settings, 10), shape) == size
         both = networks.of_student(settings, Student("both", "running", 2.0, 0.5), 10)
-        assert (
-            both.num_outputs == 11 and both.hidden_sizes[0] == networks.HIDDEN_SIZES[name][0] // 2
-        )
+        first = networks.HIDDEN_SIZES.get(name, (400,))[0]
+        assert both.num_outputs == 11 and both.hidden_sizes[0] == first // 2
+    own = Student("predictive", "current", 1, 1, hidden="30-20")
+    assert networks.of_student(settings_of({}), own, 10).hidden_sizes == (30, 20)
 
 
 def test_readings_of_outputs():
@@ -178,7 +382,7 @@ def test_readings_of_outputs():
 
 
 def test_temperature_falls_in_the_second_third():
-    settings = resolve(Settings, "quick", {"temperature": "10", "num_steps": "3000", "thin": "10"})
+    settings = settings_of({"temperature": 10, "num_steps": 3000, "thin": 10})
     found = [
         float(students.temperature_at(settings, jnp.array(s))) for s in (0, 100, 150, 200, 299)
     ]
@@ -189,10 +393,73 @@ def test_figures_of_merit_by_hand():
     rng = np.random.default_rng(0)
     probs, entropy = rng.dirichlet(np.ones(3), size=120), rng.uniform(0.1, 0.5, size=120)
     labels = rng.integers(3, size=120)
-    teacher = study.Judged(np.log(probs), entropy, {"test": metrics.uncertainties(probs, entropy)})
+    teacher = Judged(np.log(probs), entropy, {"test": metrics.uncertainties(probs, entropy)})
     other = teacher._replace(entropy=entropy + 0.25)
     found = tables.figures_of({"teacher": teacher, "other": other}, "other", labels, 0)
     assert found["entropy_mae"] == pytest.approx(0.25)
     assert found["nll"] == pytest.approx(-np.log(probs[np.arange(120), labels]).mean())
     assert found["accuracy"] == pytest.approx(100 * np.mean(probs.argmax(1) == labels))
     assert found["ndcg.total"] == pytest.approx(1)
+
+
+def objective(given, student, batch):
+    settings = settings_of(TINY | given)
+    model = networks.of_student(settings, student, 3)
+    params = model.init(jax.random.key(0), jnp.zeros(4))
+    found = students.objective_of(settings, student, model)(params, batch)
+    outputs = np.array([model.apply(params, x) for x in batch["x"]], float)
+    return float(found), outputs, params
+
+
+def test_objectives_by_hand():
+    """Of every kind of student, with its regularisers."""
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(3), size=5)
+    batch = {
+        "x": jnp.asarray(rng.normal(size=(5, 4)), jnp.float32),
+        "step": jnp.array(0),
+        "probs.current": jnp.asarray(probs, jnp.float32),
+        "entropy.running": jnp.asarray(rng.uniform(size=5), jnp.float32),
+    }
+    softplus = lambda z: np.logaddexp(0, z)
+    log_softmax = lambda z: z - np.log(np.exp(z).sum(-1, keepdims=True))
+    predictive = Student("predictive", "current", 1, 1)
+    found, z, params = objective({"student_decay": 0.3}, predictive, batch)
+    squares = sum(np.sum(np.square(np.asarray(x, float))) for x in jax.tree.leaves(params))
+    cross_entropy = -np.mean(np.sum(probs * log_softmax(z), axis=1))
+    assert found == pytest.approx(cross_entropy + 0.15 * squares, rel=1e-5)
+    entropy = Student("entropy", "running", 1, 1)
+    found, z, _ = objective({}, entropy, batch)
+    off = np.abs(softplus(z[:, 0]) - np.asarray(batch["entropy.running"]))
+    assert found == pytest.approx(off.mean(), rel=1e-5)
+    both = Student("both", "current", 1, 1, 0.7)
+    found, z, params = objective({"regularizer": "penalty"}, both, batch)
+    norms = sum(
+        np.linalg.norm(np.asarray(params["params"][f"Dense_{i}"]["kernel"], float), axis=0).sum()
+        for i in range(2)
+    )
+    off = np.abs(softplus(z[:, 3]) - np.asarray(batch["entropy.running"])).mean()
+    cross_entropy = -np.mean(np.sum(probs * log_softmax(z[:, :3]), axis=1))
+    assert found == pytest.approx(cross_entropy + off + 0.7 * norms, rel=1e-5)
+
+
+def test_the_rate_is_halved_and_the_proximal_step_follows_it():
+    settings = settings_of(TINY | {"num_halvings": 1, "student_rate": 0.1})
+    student = Student("entropy", "running", 1, 1, 2.0)
+    model = networks.of_student(settings, student, 3)
+    update = students.update_of(settings, student, model, rate=0.1, num_steps=4)
+    params = jax.tree.map(lambda leaf: 100 * leaf, model.init(jax.random.key(0), jnp.zeros(4)))
+    # Nothing to learn: the lasso alone moves the weights, and those of hidden layers alone.
+    x = jnp.zeros((1, 4))
+    target = jax.nn.softplus(model.apply(params, x[0])[0])[None]
+    state = update.init(params)
+    norms = lambda p: np.linalg.norm(np.asarray(p["params"]["Dense_0"]["kernel"]), axis=0)
+    before, falls = norms(params), []
+    for step in range(4):
+        batch = {"x": x, "step": jnp.array(step), "entropy.running": target}
+        state, _ = update.apply(state, batch)
+        falls.append(before - norms(state.params))
+        before = norms(state.params)
+    np.testing.assert_allclose(
+        np.array(falls), np.repeat([[0.2, 0.2, 0.1, 0.1]], 8, 0).T, rtol=0.02
+    )
