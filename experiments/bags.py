@@ -37,8 +37,8 @@ def keep_draws(workdir: Workdir, name: str, draws: np.ndarray) -> tuple[float, f
     Returns:
       The largest split R-hat of a coordinate, and the least effective samples.
     """
-    found = samplers.diagnose({"w": draws})
-    samplers.save_draws(workdir.file("draws", f"{name}.npz"), {"w": draws})
+    found = samplers.diagnose({"w": draws}, num_chains=len(draws))
+    samplers.save_draws(workdir.file("draws", f"{name}.npz"), {"w": draws}, num_chains=len(draws))
     table = samplers.diagnosis_table(found, at_most=1000) + "\n"
     write_atomically(workdir.file("draws", f"{name}.txt"), table.encode())
     worth = found.values()

@@ -137,6 +137,12 @@ def check_key(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be one typed key, as of jax.random.key(0); got {found}.")
 
 
+def check_type(name: str, value: Any, kind: type) -> None:
+    """Raises TypeError unless `value` is a `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}.")
+
+
 def check_same_length(name: str, tree: Any) -> int:
     """Returns the common leading length of all leaves of `tree`.
 

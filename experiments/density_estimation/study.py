@@ -167,7 +167,8 @@ def data_sets(run: Run, num_points: int) -> np.ndarray:
 
 def diagnose(bags: np.ndarray, num_chains: int) -> tuple[np.ndarray, np.ndarray]:
     """The largest R-hat and the least effective samples of each bag."""
-    found = [samplers.diagnose(bag.reshape(num_chains, -1, bag.shape[-1])).values() for bag in bags]
+    chains = [bag.reshape(num_chains, -1, bag.shape[-1]) for bag in bags]
+    found = [samplers.diagnose(one, num_chains=num_chains).values() for one in chains]
     r_hat = np.array([max(one.r_hat for one in each) for each in found])
     return r_hat, np.array([min(one.ess for one in each) for each in found])
 

@@ -102,7 +102,7 @@ def hamiltonian(run: Run, problem: Problem) -> Approximation:
     return Approximation(
         None,
         draws.reshape(-1, *draws.shape[2:]),
-        r_hat=max(one.r_hat for one in samplers.diagnose(draws).values()),
+        r_hat=max(one.r_hat for one in samplers.diagnose(draws, num_chains=len(draws)).values()),
         num_divergences=int(np.sum(mcmc.get_extra_fields()["diverging"])),
     )
 

@@ -82,7 +82,7 @@ def reference(settings: Settings) -> tuple[np.ndarray, float]:
         batch_size=100,
     )
     chains = np.asarray(probs, np.float64).reshape(NUM_CHAINS, NUM_SAMPLES, *probs.shape[1:])
-    found = samplers.diagnose({"probs": chains[..., 0]})
+    found = samplers.diagnose({"probs": chains[..., 0]}, num_chains=NUM_CHAINS)
     return np.log(chains.mean(axis=(0, 1))), max(one.r_hat for one in found.values())
 
 

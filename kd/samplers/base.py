@@ -1,5 +1,6 @@
 """`sample`: a Markov chain as one compiled program."""
 
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -52,7 +53,8 @@ def sample(
       method: how they run, see `kd.batching.over_replicas`.
 
     Returns:
-      The positions, their infos and the last state.
+      The positions, their infos and the last state. A chain whose infos say that it diverged is
+      warned of, and its positions from there on are not finite.
 
     Raises:
       TypeError: if `key` is not one typed key, or `sampler` is something else.
@@ -102,7 +104,24 @@ def sample(
         start = jax.vmap(init)(jax.random.split(key, num_chains), position)
         run = over_replicas(run, method)
     check_start(start[1])
-    return hoisted_jit(run, start)(start)
+    samples = hoisted_jit(run, start)(start)
+    warn_of_divergence(samples.info)
+    return samples
+
+
+def warn_of_divergence(info: PyTree) -> None:
+    """Warns if concrete infos have a field `is_diverged` that is true anywhere."""
+    is_diverged = getattr(info, "is_diverged", None)
+    if is_diverged is None or isinstance(is_diverged, jax.core.Tracer):
+        return
+    if np.any(is_diverged):
+        share = np.mean(np.any(np.atleast_2d(is_diverged), axis=-1))
+        warnings.warn(
+            f"{share:.0%} of the chains diverged: their positions are not finite. The step size "
+            "is too large, or the log-density not finite everywhere.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def keep_steps(
@@ -135,8 +154,12 @@ def merge_chains(position: PyTree, num_chains: int | None) -> PyTree:
     """Samples of C chains, each leaf `[C, S, ...]`, as `[C S, ...]`; as they are if C is None.
 
     Raises:
-      ValueError: if the leading axis is not C, or there is no second.
+      TypeError: for the whole that `sample` returns.
+      ValueError: if they are not finite, the leading axis is not C, or there is no second.
     """
+    check_draws(position)
+    for leaf in jax.tree.leaves(position):
+        checks.check_finite("position", leaf)
     if num_chains is None:
         return position
     checks.check_count("num_chains", num_chains)
@@ -146,6 +169,12 @@ def merge_chains(position: PyTree, num_chains: int | None) -> PyTree:
         if jnp.ndim(leaf) < 2:
             raise ValueError(f"position must have an axis of samples, got {jnp.shape(leaf)}.")
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), position)
+
+
+def check_draws(position: PyTree) -> None:
+    """Raises TypeError for what `sample` returns in place of its positions."""
+    if isinstance(position, Samples):
+        raise TypeError("position must be draws, as samples.position; got Samples.")
 
 
 def position_of(state: PyTree) -> PyTree:

@@ -11,6 +11,7 @@ import numpy as np
 
 from kd import checks
 from kd.files import write_atomically
+from kd.samplers.base import check_draws
 from kd.types import PyTree
 
 
@@ -31,23 +32,25 @@ class Diagnosis(NamedTuple):
     r_hat: float
 
 
-def diagnose(position: PyTree) -> dict[str, Diagnosis]:
-    """Figures of every coordinate of chains' draws.
+def diagnose(position: PyTree, *, num_chains: int | None = None) -> dict[str, Diagnosis]:
+    """Figures of every coordinate of the draws of a chain, or of several.
 
     Args:
-      position: draws, each leaf `[C, S, ...]`, C chains of S >= 4.
+      position: of `sample`, or other draws: each leaf `[S, ...]`, S >= 4; with `num_chains`
+        `[C, S, ...]`.
+      num_chains: C; one chain without an axis if None.
 
     Returns:
       By name: the leaf's path and, of arrays, the index, as in `w[0,1]`; a single array's
       coordinates are `x[...]`.
 
     Raises:
-      ValueError: if a leaf has no axes of chains and draws, draws are fewer than 4, or the
-        leaves differ in them.
+      ValueError: if a leaf has not these axes, the leading one is not C, draws are fewer than 4,
+        or the leaves differ in them.
 
     Example:
       >>> draws = np.random.default_rng(0).normal(size=(4, 1000))
-      >>> found = diagnose({"a": draws})["a"]
+      >>> found = diagnose({"a": draws}, num_chains=4)["a"]
       >>> bool(abs(found.mean) < 4 * found.mcse), bool(found.r_hat < 1.01)
       (True, True)
 
@@ -57,7 +60,7 @@ def diagnose(position: PyTree) -> dict[str, Diagnosis]:
     from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
     found = {}
-    for name, draws in _named(position).items():
+    for name, draws in _named(position, num_chains).items():
         for index in np.ndindex(draws.shape[2:]):
             one = np.asarray(draws[(..., *index)], np.float64)
             place = f"[{','.join(map(str, index))}]" if index else ""
@@ -81,7 +84,7 @@ def diagnosis_table(found: Mapping[str, Diagnosis], *, at_most: int = 20) -> str
 
     Returns:
       Lines, joined: a heading, the rows, and what was left out. Coordinates whose R-hat is NaN
-      come last.
+      come first: their draws never move, or are not finite. Of a long name the end is shown.
 
     Raises:
       ValueError: if `at_most` < 1.
@@ -95,29 +98,29 @@ def diagnosis_table(found: Mapping[str, Diagnosis], *, at_most: int = 20) -> str
     checks.check_count("at_most", at_most)
 
     def badness(item: tuple[str, Diagnosis]) -> float:
-        return np.inf if np.isnan(item[1].r_hat) else -item[1].r_hat
+        return -np.inf if np.isnan(item[1].r_hat) else -item[1].r_hat
 
     rows = sorted(found.items(), key=badness)
     lines = [f"{'coordinate':<20} {'mean':>12} {'std':>10} {'mcse':>10} {'ess':>10} {'R-hat':>8}"]
     for name, one in rows[:at_most]:
-        shown = name if len(name) <= 20 else name[:17] + "..."
+        shown = name if len(name) <= 20 else "..." + name[-17:]
         lines.append(
             f"{shown:<20} {one.mean:>12.4g} {one.std:>10.4g} {one.mcse:>10.2g} "
             f"{one.ess:>10.0f} {one.r_hat:>8.4f}"
         )
     if len(rows) > at_most:
-        lines.append(f"and {len(rows) - at_most} more, with a smaller R-hat or none")
+        lines.append(f"and {len(rows) - at_most} more, with a smaller R-hat")
     return "\n".join(lines)
 
 
-def save_draws(path: str | os.PathLike, position: PyTree) -> None:
-    """Writes chains' draws to an `.npz`, each leaf `[C, S, ...]` by its name, atomically.
+def save_draws(path: str | os.PathLike, position: PyTree, *, num_chains: int | None = None) -> None:
+    """Writes draws to an `.npz`, each leaf `[C, S, ...]` by its name, atomically.
 
     ArviZ reads it: `arviz.from_dict({"posterior": dict(numpy.load(path))})`.
 
     Args:
       path: of the file, `.npz`.
-      position: draws, each leaf `[C, S, ...]`.
+      position, num_chains: as for `diagnose`; of one chain C is 1 in the file.
 
     Raises:
       ValueError: as `diagnose`; or if the path ends otherwise.
@@ -125,7 +128,8 @@ def save_draws(path: str | os.PathLike, position: PyTree) -> None:
     Example:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     save_draws(f"{folder}/draws.npz", {"w": np.zeros((2, 5, 3)), "b": np.ones((2, 5))})
+      ...     draws = {"w": np.zeros((2, 5, 3)), "b": np.ones((2, 5))}
+      ...     save_draws(f"{folder}/draws.npz", draws, num_chains=2)
       ...     with np.load(f"{folder}/draws.npz") as file:
       ...         print({name: file[name].shape for name in sorted(file)})
       {'b': (2, 5), 'w': (2, 5, 3)}
@@ -133,26 +137,36 @@ def save_draws(path: str | os.PathLike, position: PyTree) -> None:
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"path must end in .npz, got {path}.")
-    draws = _named(position)
+    draws = _named(position, num_chains)
     content = io.BytesIO()
     np.savez_compressed(content, **draws)
     write_atomically(path, content.getvalue())
 
 
-def _named(position: PyTree) -> dict[str, np.ndarray]:
-    """Leaves by the names of their paths; one alone is `x`."""
+def _named(position: PyTree, num_chains: int | None) -> dict[str, np.ndarray]:
+    """Leaves `[C, S, ...]` by the names of their paths; one alone is `x`."""
+    check_draws(position)
+    if num_chains is None:
+        position = jax.tree.map(lambda leaf: np.asarray(leaf)[None], position)
     named, sizes = {}, set()
     for path, leaf in jax.tree_util.tree_leaves_with_path(position):
         draws = np.asarray(leaf)
         if draws.ndim < 2:
-            raise ValueError(f"position must have axes of chains and draws, got {draws.shape}.")
+            shape = draws.shape[num_chains is None :]
+            axes = "an axis of draws" if num_chains is None else "axes of chains and draws"
+            raise ValueError(f"position must have {axes}, got {shape}.")
         sizes.add(draws.shape[:2])
         name = ".".join(str(_key(entry)) for entry in path) or "x"
         named[name] = draws
     if len(sizes) != 1:
         raise ValueError(f"position must have one number of chains and draws, got {sorted(sizes)}.")
     (size,) = sizes
-    checks.check_count("the number of chains", size[0])
+    if num_chains is not None:
+        checks.check_count("num_chains", num_chains)
+        if size[0] != num_chains:
+            raise ValueError(
+                f"position must have a leading axis of num_chains = {num_chains}, got {size[0]}."
+            )
     checks.check_count("the number of draws", size[1], at_least=4)
     return named
 

@@ -90,7 +90,8 @@ def sgld(
     Raises:
       ValueError: if the step size is a number not positive, or the temperature negative; when
         first traced, if the log-posterior is no scalar.
-      TypeError: by `init`, if there is no key, or the position is not floating.
+      TypeError: if the data are no stream; by `init`, if there is no key, or the position is not
+        floating.
 
     The log-posterior must be smooth and finite everywhere: steps are made without a look at where
     they lead. `sample` and `kd.streams.chain` refuse a start at which it is not.
@@ -145,6 +146,12 @@ def preconditioned_sgld(
 
     with :math:`\bar g = \nabla \hat U / N`. It starts with the V of the first gradient.
 
+    The bias of small steps is small only where the noise of the minibatches is most of V, so that G
+    hardly depends on where the chain is. With full batches, and steps so small that V follows the
+    chain, it samples a density in proportion to p / G, however small they are: of a standard
+    normal one with variance 2. And at a mode full batches have gradient 0, and G its largest,
+    :math:`1 / \lambda`.
+
     Args:
       log_posterior_fn, data_stream, step_size, temperature, normal_fn: as for `sgld`.
       num_examples: N, data behind the log-posterior, which makes :math:`\bar g` a mean.
@@ -174,7 +181,7 @@ def preconditioned_sgld(
     Reference:
       Li, Chen, Carlson and Carin (2016), "Preconditioned stochastic gradient Langevin dynamics
       for deep neural networks", algorithm 1. As in their practice the term
-      :math:`\Gamma`, the divergence of G, is left out: a bias of the order of 1 - decay.
+      :math:`\Gamma`, the divergence of G, is left out.
       Deviations: the noise has the variance of their text, where their code divides its scale by
       N; V starts at the first squared gradient, as in their code, and not at 0, which would
       make the first steps huge; the mean gradient is of the prior too.
@@ -305,6 +312,7 @@ def _langevin(
     move_fn: Callable[..., tuple[PyTree, PyTree]],
 ) -> Sampler:
     """A sampler that draws a batch, takes its gradient, and moves by `move_fn`."""
+    checks.check_type("data_stream", data_stream, Stream)
 
     def init(position: PyTree, key: Key | None = None) -> SgldState:
         if key is None:

@@ -123,6 +123,7 @@ def merge(*parts: Stream) -> Stream:
         example, one length.
 
     Raises:
+      TypeError: if a part is no stream.
       ValueError: if there is no stream; (when traced) if two batches share a key.
 
     Example:
@@ -134,6 +135,8 @@ def merge(*parts: Stream) -> Stream:
       {'w': (5,), 'x': (5, 2)}
     """
     checks.check_count("the number of streams", len(parts))
+    for part in parts:
+        checks.check_type("each stream", part, Stream)
 
     def init(key: Key) -> tuple[PyTree, ...]:
         keys = jax.random.split(key, len(parts))
@@ -147,7 +150,10 @@ def merge(*parts: Stream) -> Stream:
             moved.append(state)
             shared = sorted(merged.keys() & batch.keys())
             if shared:
-                raise ValueError(f"two streams have {', '.join(map(repr, shared))} in a batch.")
+                raise ValueError(
+                    f"two streams have {', '.join(map(repr, shared))} in a batch: rename it, or "
+                    "drop it, in one by map_batch."
+                )
             merged |= batch
         return tuple(moved), merged
 

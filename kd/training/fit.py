@@ -176,9 +176,8 @@ def fit(
       (50, 1.0)
     """
     checks.check_key("key", key)
-    for name, value, kind in (("stream", stream, Stream), ("update", update, Update)):
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}.")
+    checks.check_type("stream", stream, Stream)
+    checks.check_type("update", update, Update)
     checks.check_count("num_steps", num_steps, at_least=0, at_most=2**31 - 1)
     evaluate_at = set(evaluate_at)
     stops = row_steps(num_steps, log_every=log_every, evaluate_at=evaluate_at)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd import samplers, streams
 from kd.samplers import position_of, sample
 from kd.types import Sampler
 
@@ -108,3 +109,16 @@ def test_raises():
         sample(0, walk(), jnp.zeros(2), num_samples=1)
     with pytest.raises(TypeError, match="sampler must have init and step, got function"):
         sample(key, lambda: None, jnp.zeros(2), num_samples=1)
+
+
+def test_a_chain_that_diverges_is_warned_of():
+    """One of two: the other is as it would be alone."""
+    data = streams.resample({"x": jnp.zeros(2)}, 1)
+    sampler = samplers.sgld(lambda w, batch: jnp.sum(w**4), data, step_size=0.1)
+    with pytest.warns(RuntimeWarning, match="50% of the chains diverged"):
+        found = samplers.sample(
+            jax.random.key(0), sampler, jnp.array([0.0, 50.0]), num_samples=6, num_chains=2
+        )
+    assert np.isfinite(found.position[0]).all() and not np.isfinite(found.position[1, -1])
+    with pytest.raises(ValueError, match="position must be finite"):
+        streams.bag(found.position, 2, num_chains=2)
