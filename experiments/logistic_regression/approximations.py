@@ -24,7 +24,7 @@ class Approximation(NamedTuple):
     Attributes:
       gaussian: over the weights, or None.
       samples: `[S, ...]`, or None.
-      method: how a Gaussian predicts, see `kd.inference.predict_logistic`.
+      method: how a Gaussian predicts, see `kd.inference.logistic_log_probs`.
       r_hat: of samples, the largest of a weight.
       num_divergences: of Hamiltonian Monte Carlo.
     """
@@ -35,12 +35,11 @@ class Approximation(NamedTuple):
     r_hat: float = float("nan")
     num_divergences: int = 0
 
-    def probs(self, problem: Problem, x: np.ndarray) -> np.ndarray:
-        """Of the classes at inputs `[M, D]`: `[M, C]`."""
+    def log_probs(self, problem: Problem, x: np.ndarray) -> np.ndarray:
+        """Of the classes at inputs `[M, D]`: `[M, C]`, nats."""
         if self.gaussian is None:
-            return mean_probs(problem, self.samples, x)
-        ones = inference.predict_logistic(self.gaussian, x, method=self.method)
-        return np.stack([1 - ones, ones], axis=-1)
+            return bag_log_probs(problem, self.samples, x)
+        return inference.logistic_log_probs(self.gaussian, x, method=self.method)
 
     def num_bytes(self) -> int:
         """Of what a prediction needs."""
@@ -107,11 +106,14 @@ def hamiltonian(run: Run, problem: Problem) -> Approximation:
     )
 
 
-def mean_probs(problem: Problem, samples: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Of a bag at inputs `[M, D]`: `[M, C]`, in blocks of inputs."""
+def bag_log_probs(problem: Problem, samples: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Logs of a bag's mean probabilities at inputs `[M, D]`: `[M, C]`, nats, in blocks of inputs.
+
+    Never by way of the probabilities, which single precision may have as 0.
+    """
     params = {"params": {"w": jnp.asarray(samples)}}
     log_probs = _compiled(problem.num_classes)(params, jnp.asarray(x, jnp.float32))
-    return np.exp(np.asarray(log_probs, np.float64))
+    return np.asarray(log_probs, np.float64)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from sklearn import datasets
 
 from experiments.chains import divergence
 from experiments.flags import UserError, resolve
-from experiments.logistic_regression import chains, problems, study, tables
+from experiments.logistic_regression import approximations, chains, problems, study, tables
 from experiments.logistic_regression.settings import Settings
 from experiments.run import Run
 from kd import inference, training
@@ -277,6 +277,70 @@ def test_held_out_scores_by_value(wine):
         assert_row(wine.summary(), f"accuracy[{kind}]", right)
         log_probs = [np.log(one[np.arange(len(y)), y]).mean() for one in found]
         assert_row(wine.summary(), f"log_prob[{kind}]", log_probs)
+
+
+def bag_log_probs(weights, x):
+    """Logs of a bag's mean probabilities, `[S, D]` or `[S, C, D]` at `[M, D]`: `[M, C]`."""
+    weights = np.asarray(weights, float)
+    if weights.ndim == 2:
+        weights = np.stack([np.zeros_like(weights), weights], axis=1)
+    members = oracles.log_softmax(np.einsum("scd,md->smc", weights, x))
+    return special.logsumexp(members, axis=0) - np.log(len(weights))
+
+
+def gaussian_log_probs(mean, covariance, x):
+    """Of both labels under a Gaussian over the weights, by the trapezoid rule on logarithms."""
+    margin, scale = x @ mean, np.sqrt(np.sum(x @ covariance * x, axis=1))
+    t = np.linspace(-30, 30, 6001)
+    z = margin[:, None] + scale[:, None] * t
+    log_mass = stats.norm.logpdf(t) + np.log(t[1] - t[0])
+    return np.stack(
+        [special.logsumexp(special.log_expit(sign * z) + log_mass, axis=1) for sign in (-1, 1)],
+        axis=1,
+    )
+
+
+def mackay_log_probs(mean, covariance, x):
+    """The same by MacKay's formula (3.48)."""
+    scaled = x @ mean / np.sqrt(1 + np.pi * np.sum(x @ covariance * x, axis=1) / 8)
+    return special.log_expit(np.stack([-scaled, scaled], axis=1))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_held_out_scores_of_what_is_certain_and_wrong(num_classes):
+    """Every kind of predictor, at labels of probability 1e-40 and less: no floor, no 1 - p."""
+    rng = np.random.default_rng(0)
+    x = 200 * rng.normal(size=(40, 2)).astype(np.float32)
+    y = rng.integers(num_classes, size=40)
+    problem = problems.Problem(x[:4], y[:4], x, y, num_classes)
+    centre = rng.normal(size=problem.weight_shape())
+    noise = lambda *shape: 0.2 * rng.normal(size=(*shape, *centre.shape))
+    samples, students, drawn = (
+        (centre + noise(*shape)).astype(np.float32) for shape in ((50,), (2, 3), (7,))
+    )
+    bag = study.Bag(samples, 1.0, 9.0)
+    others = {"hmc": approximations.Approximation(None, drawn, r_hat=1.0)}
+    expected = {"mcmc": [bag.samples], "batch,ce,1": students, "hmc": [drawn]}
+    expected = {k: np.stack([bag_log_probs(w, x) for w in v]) for k, v in expected.items()}
+    if problem.is_binary:
+        gaussian = inference.Gaussian(np.array([1.0, -0.5]), np.array([[2e-4, 1e-4], [1e-4, 1e-4]]))
+        for name, method in (("ep", "quadrature"), ("ep_mackay", "mackay")):
+            others[name] = approximations.Approximation(gaussian, None, method)
+        expected["ep"] = gaussian_log_probs(*gaussian, x.astype(float))[None]
+        expected["ep_mackay"] = mackay_log_probs(*gaussian, x.astype(float))[None]
+    fitted, where = {("batch", "ce", 1.0): {"params": {"w": students}}}, {"test": x}
+    predictions = tables.predict_all(problem, where, bag, fitted, others)
+    settings = resolve(Settings, "quick", {})
+    rows = tables.rows(settings, problem, bag, fitted, others, where, predictions)
+    summary = {"rows": [row._asdict() for row in rows]}
+    for name, log_probs in expected.items():
+        chosen = log_probs[:, np.arange(40), y]
+        assert chosen.min() < -100, name
+        assert_row(summary, f"log_prob[{name}]", chosen.mean(axis=1), rel=1e-5)
+        right = 100 * np.mean(log_probs.argmax(axis=-1) == y, axis=1)
+        assert_row(summary, f"accuracy[{name}]", right)
+        # Of the other class too, whichever is the certain one.
+        np.testing.assert_allclose(predictions[name, "test"], log_probs, rtol=1e-5, atol=1e-4)
 
 
 def test_real_data_of_three_classes(wine):
