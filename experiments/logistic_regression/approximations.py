@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.bags import keep_draws
 from experiments.flags import UserError
 from experiments.logistic_regression.problems import Problem
 from experiments.run import Run
-from kd import inference, samplers
+from kd import inference
 from kd.types import PyTree
 
 WARMUP = 1000
@@ -80,7 +81,7 @@ def all_of(run: Run, problem: Problem) -> dict[str, Approximation]:
 
 
 def hamiltonian(run: Run, problem: Problem) -> Approximation:
-    """As many samples as the bag has, by numpyro's NUTS."""
+    """As many samples as the bag has, by numpyro's NUTS; they stay in `draws/` too."""
     import numpyro.infer
 
     settings = run.settings
@@ -98,12 +99,10 @@ def hamiltonian(run: Run, problem: Problem) -> Approximation:
     start = jnp.zeros((settings.num_chains, *problem.weight_shape()))
     mcmc.run(run.key("hmc"), init_params=start, extra_fields=("diverging",))
     draws = np.asarray(mcmc.get_samples(group_by_chain=True))
-    return Approximation(
-        None,
-        draws.reshape(-1, *draws.shape[2:]),
-        r_hat=max(one.r_hat for one in samplers.diagnose(draws).values()),
-        num_divergences=int(np.sum(mcmc.get_extra_fields()["diverging"])),
-    )
+    r_hat, _ = keep_draws(run.workdir, "hmc", draws)
+    num_divergences = int(np.sum(mcmc.get_extra_fields()["diverging"]))
+    samples = draws.reshape(-1, *draws.shape[2:])
+    return Approximation(None, samples, r_hat=r_hat, num_divergences=num_divergences)
 
 
 def bag_log_probs(problem: Problem, samples: np.ndarray, x: np.ndarray) -> np.ndarray:
