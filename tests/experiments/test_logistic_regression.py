@@ -479,3 +479,40 @@ def test_objectives_by_value(num_classes):
             }
             found = jax.jit(study.objective_of(problem, "batch", loss))(params, batch)
             assert float(found) == pytest.approx(expected(loss, 4 * [log_probs(teacher)]), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["ce", "dse"])
+@pytest.mark.parametrize("mode", ["batch", "online"])
+def test_rates_of_students_fall_linearly_to_zero(mode, loss):
+    """Step t of T moves by minus 0.5 (1 - t / T) times the gradient; the last by 0.5 / T."""
+    num_steps = 4
+    given = {
+        "num_iterations": num_steps,
+        "learning_rate": 0.5,
+        "num_repeats": 2,
+        "num_samples": 400,
+    }
+    settings = resolve(Settings, "quick", {name: str(value) for name, value in given.items()})
+    problem, phases = problems.load(settings), []
+
+    def fit(phase, key, stream, update, state, num_steps, **options):
+        phases.append((stream, update, state, num_steps))
+        return state
+
+    run = SimpleNamespace(settings=settings, key=lambda phase: jax.random.key(0), fit=fit)
+    samples = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+    study.train_students(run, problem, study.Bag(samples, 1.0, 400.0), mode, loss, 10.0)
+    ((stream, update, state, asked),) = phases
+    assert asked == num_steps and state.params["params"]["w"].shape == (2, 10, 2)
+    state = jax.tree.map(lambda leaf: leaf[0], state)
+    _, batch = jax.jit(stream.next)(jax.random.key(1), stream.init(jax.random.key(2)))
+    gradient_fn = jax.jit(jax.grad(study.objective_of(problem, mode, loss)))
+    apply_fn = jax.jit(update.apply)
+    for step in range(num_steps):
+        before = state.params["params"]["w"]
+        gradient = gradient_fn(state.params, batch)["params"]["w"]
+        state, _ = apply_fn(state, batch)
+        assert float(jnp.linalg.norm(gradient)) > 1e-3
+        expected = -0.5 * (1 - step / num_steps) * gradient
+        moved = state.params["params"]["w"] - before
+        np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-6)
