@@ -124,3 +124,31 @@ class Adadelta:
         dx = -np.sqrt(self.acc_dx + self.eps) / np.sqrt(self.acc_g + self.eps) * g
         self.acc_dx = self.rho * self.acc_dx + (1 - self.rho) * dx**2
         return dx
+
+
+def split_r_hat(draws: np.ndarray) -> float:
+    """Gelman and Rubin's of the halves of chains `[C, S]`, an odd last draw left out."""
+    half = draws.shape[1] // 2
+    halves = np.concatenate([draws[:, :half], draws[:, half : 2 * half]])
+    within = np.mean([one.var(ddof=1) for one in halves])
+    between = np.var([one.mean() for one in halves], ddof=1)
+    return float(np.sqrt((half - 1) / half + between / within))
+
+
+def effective_samples(draws: np.ndarray) -> float:
+    """Of chains `[C, S]`: Geyer's sums of pairs of autocorrelations, while positive, decreasing."""
+    num_chains, size = draws.shape
+    centred = draws - draws.mean(axis=1, keepdims=True)
+    lags = [np.mean([a[: size - k] @ a[k:] / size for a in centred]) for k in range(size)]
+    within = np.mean([one.var(ddof=1) for one in draws])
+    total = within * (size - 1) / size
+    if num_chains > 1:
+        total += np.var(draws.mean(axis=1), ddof=1)
+    correlations = [1.0] + [1 - (within - lag) / total for lag in lags[1:]]
+    least, time = math.inf, -1.0
+    for first, second in zip(correlations[::2], correlations[1::2], strict=False):
+        least = min(least, first + second)
+        if least <= 0:
+            break
+        time += 2 * least
+    return num_chains * size / time

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.bags import keep_draws
 from experiments.flags import UserError
 from experiments.logistic_regression.problems import Problem
 from experiments.run import Run
-from kd import inference, samplers
+from kd import inference
 from kd.types import PyTree
 
 WARMUP = 1000
@@ -24,7 +25,7 @@ class Approximation(NamedTuple):
     Attributes:
       gaussian: over the weights, or None.
       samples: `[S, ...]`, or None.
-      method: how a Gaussian predicts, see `kd.inference.predict_logistic`.
+      method: how a Gaussian predicts, see `kd.inference.logistic_log_probs`.
       r_hat: of samples, the largest of a weight.
       num_divergences: of Hamiltonian Monte Carlo.
     """
@@ -35,12 +36,11 @@ class Approximation(NamedTuple):
     r_hat: float = float("nan")
     num_divergences: int = 0
 
-    def probs(self, problem: Problem, x: np.ndarray) -> np.ndarray:
-        """Of the classes at inputs `[M, D]`: `[M, C]`."""
+    def log_probs(self, problem: Problem, x: np.ndarray) -> np.ndarray:
+        """Of the classes at inputs `[M, D]`: `[M, C]`, nats."""
         if self.gaussian is None:
-            return mean_probs(problem, self.samples, x)
-        ones = inference.predict_logistic(self.gaussian, x, method=self.method)
-        return np.stack([1 - ones, ones], axis=-1)
+            return bag_log_probs(problem, self.samples, x)
+        return inference.logistic_log_probs(self.gaussian, x, method=self.method)
 
     def num_bytes(self) -> int:
         """Of what a prediction needs."""
@@ -81,7 +81,7 @@ def all_of(run: Run, problem: Problem) -> dict[str, Approximation]:
 
 
 def hamiltonian(run: Run, problem: Problem) -> Approximation:
-    """As many samples as the bag has, by numpyro's NUTS."""
+    """As many samples as the bag has, by numpyro's NUTS; they stay in `draws/` too."""
     import numpyro.infer
 
     settings = run.settings
@@ -99,19 +99,20 @@ def hamiltonian(run: Run, problem: Problem) -> Approximation:
     start = jnp.zeros((settings.num_chains, *problem.weight_shape()))
     mcmc.run(run.key("hmc"), init_params=start, extra_fields=("diverging",))
     draws = np.asarray(mcmc.get_samples(group_by_chain=True))
-    return Approximation(
-        None,
-        draws.reshape(-1, *draws.shape[2:]),
-        r_hat=max(one.r_hat for one in samplers.diagnose(draws, num_chains=len(draws)).values()),
-        num_divergences=int(np.sum(mcmc.get_extra_fields()["diverging"])),
-    )
+    r_hat, _ = keep_draws(run.workdir, "hmc", draws)
+    num_divergences = int(np.sum(mcmc.get_extra_fields()["diverging"]))
+    samples = draws.reshape(-1, *draws.shape[2:])
+    return Approximation(None, samples, r_hat=r_hat, num_divergences=num_divergences)
 
 
-def mean_probs(problem: Problem, samples: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Of a bag at inputs `[M, D]`: `[M, C]`, in blocks of inputs."""
+def bag_log_probs(problem: Problem, samples: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Logs of a bag's mean probabilities at inputs `[M, D]`: `[M, C]`, nats, in blocks of inputs.
+
+    Never by way of the probabilities, which single precision may have as 0.
+    """
     params = {"params": {"w": jnp.asarray(samples)}}
     log_probs = _compiled(problem.num_classes)(params, jnp.asarray(x, jnp.float32))
-    return np.exp(np.asarray(log_probs, np.float64))
+    return np.asarray(log_probs, np.float64)
 
 
 @functools.cache

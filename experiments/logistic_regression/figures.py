@@ -114,9 +114,9 @@ def _surfaces(
         sharey="row",
         layout="constrained",
     )
-    expected = predictions["mcmc", tables.SQUARE][0, :, 1]
+    expected = np.exp(predictions["mcmc", tables.SQUARE][0, :, 1])
     for column, (name, title, weights) in zip(axes.T, panels, strict=True):
-        probs = predictions[name, tables.SQUARE][0, :, 1]
+        probs = np.exp(predictions[name, tables.SQUARE][0, :, 1])
         _weights(column[0], bag, weights, others["ep"].gaussian if name == "ep" else None)
         column[0].set_title(title, fontsize=8)
         column[0].set_xlabel("$w_1$", fontsize=8)

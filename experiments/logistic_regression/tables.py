@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import costs, report
-from experiments.logistic_regression.approximations import Approximation, mean_probs
+from experiments.logistic_regression.approximations import Approximation, bag_log_probs
 from experiments.logistic_regression.problems import Problem
 from experiments.logistic_regression.settings import Settings
 from experiments.report import Row, mean_row
@@ -65,21 +65,21 @@ def predict_all(
     students: dict[tuple, PyTree],
     others: dict[str, Approximation],
 ) -> Predictions:
-    """Probabilities by predictor and place: `[1, M, C]`, of students `[R, M, C]`."""
+    """Log-probabilities by predictor and place, nats: `[1, M, C]`, of students `[R, M, C]`."""
     found = {}
     for place, x in where.items():
-        found["mcmc", place] = mean_probs(problem, bag.samples, x)[None]
+        found["mcmc", place] = bag_log_probs(problem, bag.samples, x)[None]
         for name, other in others.items():
-            found[name, place] = other.probs(problem, x)[None]
+            found[name, place] = other.log_probs(problem, x)[None]
         for condition, params in students.items():
-            found[name_of(condition), place] = student_probs(problem, params, x)
+            found[name_of(condition), place] = student_log_probs(problem, params, x)
     return found
 
 
-def student_probs(problem: Problem, params: PyTree, x: np.ndarray) -> np.ndarray:
-    """Of R students: `[R, M, C]`."""
+def student_log_probs(problem: Problem, params: PyTree, x: np.ndarray) -> np.ndarray:
+    """Of R students: `[R, M, C]`, nats."""
     samples = np.asarray(params["params"]["w"])
-    return np.stack([mean_probs(problem, one, x) for one in samples])
+    return np.stack([bag_log_probs(problem, one, x) for one in samples])
 
 
 def gap_function(
@@ -87,7 +87,7 @@ def gap_function(
 ) -> Callable[[PyTree], np.ndarray]:
     """From R students to their mean gaps `[R]` over inputs of one variance."""
     x = places(run, problem)[f"inputs_{variance:g}"]
-    expected = jnp.asarray(mean_probs(problem, bag.samples, x), jnp.float32)
+    expected = jnp.asarray(np.exp(bag_log_probs(problem, bag.samples, x)), jnp.float32)
     x = jnp.asarray(x)
 
     @jax.jit
@@ -117,20 +117,26 @@ def rows(
         Row("r_hat.hmc", others["hmc"].r_hat, None, settings.num_chains, ""),
         Row("num_divergences.hmc", float(others["hmc"].num_divergences), None, 1, ""),
     ]
-    for (name, place), probs in predictions.items():
+    for (name, place), log_probs in predictions.items():
         if name != "mcmc":
-            gaps = np.abs(probs - predictions["mcmc", place])
+            gaps = np.abs(np.exp(log_probs) - np.exp(predictions["mcmc", place]))
             made.append(
                 mean_row(f"mean_gap.{place}[{name}]", gaps.mean(axis=(1, 2)), "probability")
             )
             made.append(mean_row(f"max_gap.{place}[{name}]", gaps.max(axis=(1, 2)), "probability"))
         if place == HELD_OUT:
-            chosen = probs[:, np.arange(len(problem.test_y)), problem.test_y]
-            right = 100.0 * (probs.argmax(-1) == problem.test_y).mean(axis=1)
-            made.append(mean_row(f"accuracy[{name}]", right, "%"))
-            nll = -np.log(np.maximum(chosen, 1e-12)).mean(axis=1)
-            made.append(mean_row(f"log_prob[{name}]", -nll, "nats"))
+            made += _scores(name, log_probs, problem.test_y)
     return made + _costs(problem, bag, students, others)
+
+
+def _scores(name: str, log_probs: np.ndarray, labels: np.ndarray) -> list[Row]:
+    """Accuracy and mean log-probability of R predictors `[R, M, C]` at M held-out labels."""
+    right = 100.0 * (log_probs.argmax(-1) == labels).mean(axis=1)
+    chosen = log_probs[:, np.arange(len(labels)), labels].mean(axis=1)
+    return [
+        mean_row(f"accuracy[{name}]", right, "%"),
+        mean_row(f"log_prob[{name}]", chosen, "nats"),
+    ]
 
 
 def _costs(
@@ -143,11 +149,11 @@ def _costs(
     x = np.resize(problem.train_x, (TIMED_INPUTS, problem.train_x.shape[1]))
     one = np.asarray(next(iter(students.values()))["params"]["w"][0])
     found = {
-        "mcmc": (bag.samples.nbytes, lambda: mean_probs(problem, bag.samples, x)),
-        "student": (one.nbytes, lambda: mean_probs(problem, one, x)),
+        "mcmc": (bag.samples.nbytes, lambda: bag_log_probs(problem, bag.samples, x)),
+        "student": (one.nbytes, lambda: bag_log_probs(problem, one, x)),
     }
     for name, other in others.items():
-        found[name] = (other.num_bytes(), lambda other=other: other.probs(problem, x))
+        found[name] = (other.num_bytes(), lambda other=other: other.log_probs(problem, x))
     made = []
     for name, (num_bytes, predict) in found.items():
         made.append(Row(f"cost.bytes[{name}]", float(num_bytes), None, 1, "bytes"))

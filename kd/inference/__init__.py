@@ -44,7 +44,7 @@ from kd.inference.expectations import (
 from kd.inference.geometric_path import geometric_path
 from kd.inference.laplace import LaplaceResult, logistic_laplace
 from kd.inference.log_weights import Proposal, proposal_log_weights, target_log_weights
-from kd.inference.logistic import Gaussian, predict_logistic
+from kd.inference.logistic import Gaussian, logistic_log_probs, predict_logistic
 from kd.inference.maximum import max_lower_bound
 from kd.inference.partition import (
     LogZ,
@@ -83,6 +83,7 @@ __all__ = [
     "linear_step_size",
     "logistic_ep",
     "logistic_laplace",
+    "logistic_log_probs",
     "marginal_variance",
     "max_lower_bound",
     "mutual_information",

@@ -282,24 +282,28 @@ def normal_like(key: Key, tree: PyTree, normal_fn: NormalFn = kd.random.normal) 
 
     Args:
       key: decides them.
-      tree: at least one floating leaf; nothing is read but shapes and dtypes, and no gradients
-        flow.
+      tree: floating leaves; nothing is read but shapes and dtypes, and no gradients flow.
       normal_fn: `(key, shape)` to standard normal numbers.
 
     Returns:
-      A pytree like `tree`. One leaf alone is `normal_fn(key, shape)`; of several each has a
-      key of its own, split from `key`.
+      A pytree like `tree`; of one without leaves, that tree. One leaf alone is
+      `normal_fn(key, shape)`; of several each has a key of its own, split from `key`.
+
+    Raises:
+      TypeError: if a leaf is not floating; its path is named.
 
     Example:
       >>> drawn = normal_like(jax.random.key(0), {"b": jnp.zeros(2), "w": jnp.zeros((100, 100))})
       >>> jax.tree.map(jnp.shape, drawn), round(float(jnp.std(drawn["w"])), 1)
       ({'b': (2,), 'w': (100, 100)}, 1.0)
     """
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves)) if len(leaves) > 1 else [key]
+    paths, structure = jax.tree.flatten_with_path(tree)
+    for path, leaf in paths:
+        checks.check_floating(f"tree{jax.tree_util.keystr(path)}", leaf)
+    keys = [key] if len(paths) == 1 else jax.random.split(key, len(paths))
     drawn = [
-        normal_fn(key, leaf.shape).astype(leaf.dtype)
-        for key, leaf in zip(keys, leaves, strict=True)
+        normal_fn(key, jnp.shape(leaf)).astype(jnp.result_type(leaf))
+        for key, (_, leaf) in zip(keys, paths, strict=True)
     ]
     return jax.tree.unflatten(structure, drawn)
 

@@ -19,6 +19,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import pytest
 from orbax.checkpoint import v1 as ocp
 
 from experiments.compress_ensemble.settings import LOSSES
@@ -280,3 +281,15 @@ def unfinished(path: Path, phase: str) -> list[Path]:
 
 def largest_file(folder: Path) -> Path:
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def assert_row(summary: dict, name: str, values, *, rel: float = 2e-4) -> None:
+    """A row has the mean of students' values, its standard error, and how many they are."""
+    (row,) = [row for row in summary["rows"] if row["name"] == name]
+    assert row["value"] == pytest.approx(np.mean(values), rel=rel, abs=2e-6), name
+    assert row["repeats"] == len(values), name
+    if len(values) == 1:
+        assert row["stderr"] is None, name
+    else:
+        expected = np.std(values, ddof=1) / np.sqrt(len(values))
+        assert row["stderr"] == pytest.approx(expected, rel=1e-3, abs=2e-6), name

@@ -9,6 +9,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 import study_runs
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
@@ -87,6 +88,26 @@ def test_metrics_and_rows(finished):
         phase = metrics[f"online[3,{route},{size}]"]
         assert int(phase[-1]["step"]) == 120 // size
         assert float(phase[-1]["kl"]) == pytest.approx(values[f"kl.sweep[{route},{size}]"])
+
+
+def test_rows_of_the_chains(finished):
+    """The worst mean of the worst data set, by NumPy, from the bags' checkpoints."""
+    values = finished.values()
+    for n, extra in ((3, (("r_hat.sweep", "ess.sweep"),)), (6, ())):
+        kept = study_runs.checkpointed_student(finished.path, f"bag-{n}")["kept"]
+        # A hundred batches, in each two draws of each of two chains.
+        batches = np.asarray(kept, float).reshape(2, 100, 2, 2, 3)
+        bags = [np.stack([np.concatenate(one[:, chain]) for chain in range(2)]) for one in batches]
+        series = [bag[..., k] for bag in bags for k in range(3)]
+        r_hats = [oracles.split_r_hat(one) for one in series]
+        sizes = [oracles.effective_samples(one) for one in series]
+        # Whichever is taken for the worst, another figure is shown.
+        assert np.ptp(r_hats[:3]) > 1e-3 and abs(max(r_hats[:3]) - max(r_hats[3:])) > 1e-3
+        for r_hat, ess in ((f"r_hat[{n}]", f"ess[{n}]"), *extra):
+            for name, value in ((r_hat, max(r_hats)), (ess, min(sizes))):
+                assert values[name] == pytest.approx(value, rel=1e-6), name
+        with np.load(finished.path / "draws" / f"points-{n}.npz") as file:
+            np.testing.assert_array_equal(file["w"], bags[0])
 
 
 def test_the_table_fits(finished):

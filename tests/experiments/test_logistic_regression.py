@@ -3,6 +3,7 @@
 import json
 import signal
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,26 @@ import numpy as np
 import oracles
 import pytest
 import study_runs
+from logistic_oracles import (
+    assert_gaps,
+    assert_scores,
+    bag_log_probs,
+    exact_moments,
+    expectation_propagation,
+    gaussian_probs,
+    halves,
+    laplace,
+    mackay_moments,
+    mackay_probs,
+    mean_probs,
+)
 from PIL import Image
-from scipy import integrate, special, stats
+from scipy import special
 from sklearn import datasets
 
 from experiments.chains import divergence
 from experiments.flags import UserError, resolve
-from experiments.logistic_regression import chains, problems, study, tables
+from experiments.logistic_regression import approximations, chains, problems, study, tables
 from experiments.logistic_regression.settings import Settings
 from experiments.run import Run
 from kd import inference, training
@@ -122,33 +136,6 @@ def test_an_exported_student_has_the_gap_it_says(finished):
 # The final figures, from checkpoints alone.
 
 
-def mean_probs(weights, x):
-    """Of classifiers' weights `[S, D]` or `[S, C, D]` at inputs `[M, D]`: `[M, C]`."""
-    weights = np.asarray(weights, float)
-    if weights.ndim == 2:
-        weights = np.stack([np.zeros_like(weights), weights], axis=1)
-    return oracles.softmax(np.einsum("scd,md->smc", weights, x)).mean(axis=0)
-
-
-def assert_row(summary, name, values, *, rel=2e-4):
-    """A row has the mean of students' values, its standard error, and how many they are."""
-    (row,) = [row for row in summary["rows"] if row["name"] == name]
-    assert row["value"] == pytest.approx(np.mean(values), rel=rel, abs=2e-6), name
-    assert row["repeats"] == len(values), name
-    if len(values) == 1:
-        assert row["stderr"] is None, name
-    else:
-        expected = np.std(values, ddof=1) / np.sqrt(len(values))
-        assert row["stderr"] == pytest.approx(expected, rel=1e-3, abs=2e-6), name
-
-
-def assert_gaps(run, place, kind, probs, expected, **options):
-    """Rows of gaps between students' predictions `[R, M, C]` and the bag's `[M, C]`."""
-    gaps = np.abs(probs - expected).reshape(len(probs), -1)
-    for name, values in (("mean_gap", gaps.mean(axis=1)), ("max_gap", gaps.max(axis=1))):
-        assert_row(run.summary(), f"{name}.{place}[{kind}]", values, **options)
-
-
 def compared_inputs(settings):
     """The inputs at which the points' predictions are compared, by place."""
     settings = resolve(Settings, "quick", {name: str(value) for name, value in settings.items()})
@@ -175,68 +162,43 @@ def test_gaps_of_students_by_value(finished, kind):
         assert_gaps(finished, place, kind, probs, mean_probs(bag, x))
 
 
-def laplace(x, y, prior_variance):
-    """Mode and inverse curvature, by Newton's method."""
-    mean, prior = np.zeros(x.shape[1]), np.eye(x.shape[1]) / prior_variance
-    for _ in range(50):
-        p = special.expit(x @ mean)
-        precision = prior + (p * (1 - p) * x.T) @ x
-        mean = mean + np.linalg.solve(precision, x.T @ (y - p) - prior @ mean)
-    return mean, np.linalg.inv(precision)
+def chains_of(run, name):
+    """The draws that a run left, `[C, S, ...]`."""
+    with np.load(run.path / "draws" / f"{name}.npz") as file:
+        return np.asarray(file["w"], float)
 
 
-def exact_moments(mean, variance):
-    """Mean and variance of a Gaussian times a sigmoid, on a grid."""
-    t = np.linspace(-10, 10, 2001)
-    z = mean + np.sqrt(variance) * t
-    weights = special.expit(z) * np.exp(-(t**2) / 2)
-    weights /= weights.sum()
-    return weights @ z, weights @ (z - weights @ z) ** 2
+def test_rows_of_the_chains(finished, wine):
+    """What both samplers' draws are worth: the worst weight's, by NumPy."""
+    for run, shape in ((finished, (2, 200, 2)), (wine, (2, 200, 3, 14))):
+        worth = {}
+        for name in ("posterior", "hmc"):
+            draws = chains_of(run, name)
+            assert draws.shape == shape
+            series = draws.reshape(*draws.shape[:2], -1)
+            worth[name] = [
+                [fn(one) for one in np.moveaxis(series, -1, 0)]
+                for fn in (oracles.split_r_hat, oracles.effective_samples)
+            ]
+        for row, value in (
+            ("r_hat", max(worth["posterior"][0])),
+            ("ess", min(worth["posterior"][1])),
+            ("r_hat.hmc", max(worth["hmc"][0])),
+        ):
+            assert run.values()[row] == pytest.approx(value, rel=1e-6), row
+        # The bag is those draws, batch by batch of both chains.
+        kept = study_runs.checkpointed_student(run.path, "bag")["kept"]
+        batches = np.asarray(kept, float).reshape(100, 2, 2, *shape[2:])
+        for chain, draws in enumerate(chains_of(run, "posterior")):
+            np.testing.assert_array_equal(draws, np.concatenate(batches[:, chain]))
 
 
-def mackay_moments(mean, variance):
-    """The same, as if its integral were the sigmoid of the scaled mean."""
-    scale = 1 / np.sqrt(1 + np.pi * variance / 8)
-    rest = special.expit(-scale * mean)
-    return (
-        mean + variance * scale * rest,
-        variance - (variance * scale) ** 2 * rest * (1 - rest),
-    )
-
-
-def expectation_propagation(x, y, prior_variance, moments_fn):
-    """Twenty sweeps; the Gaussian without a factor is made afresh each time."""
-    signed, prior = np.where(y == 1, 1, -1)[:, None] * x, np.eye(x.shape[1]) / prior_variance
-    precisions, shifts = np.zeros((2, len(x)))
-
-    def gaussian():
-        covariance = np.linalg.inv(prior + (precisions * signed.T) @ signed)
-        return covariance @ (shifts @ signed), covariance
-
-    for n in list(range(len(x))) * 20:
-        precisions[n] = shifts[n] = 0
-        mean, covariance = gaussian()
-        m, v = signed[n] @ mean, signed[n] @ covariance @ signed[n]
-        new_m, new_v = moments_fn(m, v)
-        precisions[n], shifts[n] = 1 / new_v - 1 / v, new_m / new_v - m / v
-    return gaussian()
-
-
-def gaussian_probs(mean, covariance, x):
-    """Of label 1 under a Gaussian over the weights, by adaptive quadrature (3.47)."""
-    margin, scale = x @ mean, np.sqrt(np.sum(x @ covariance * x, axis=1))
-    return integrate.quad_vec(
-        lambda t: special.expit(margin + scale * t) * stats.norm.pdf(t),
-        *(-10, 10),
-        epsabs=1e-8,
-        norm="max",
-    )[0]
-
-
-def mackay_probs(mean, covariance, x):
-    """The same by MacKay's formula (3.48)."""
-    variance = np.sum(x @ covariance * x, axis=1)
-    return special.expit(x @ mean / np.sqrt(1 + np.pi * variance / 8))
+def test_gaps_of_the_other_sampler_by_value(finished):
+    bag = study_runs.checkpointed_student(finished.path, "bag")["kept"]
+    draws = chains_of(finished, "hmc").reshape(-1, 2)
+    for place, x in compared_inputs(POINTS).items():
+        assert_gaps(finished, place, "hmc", mean_probs(draws, x)[None], mean_probs(bag, x))
+    assert finished.values()["cost.bytes[hmc]"] == 400 * 2 * 4
 
 
 @pytest.mark.parametrize(
@@ -261,22 +223,18 @@ def test_gaps_of_gaussians_by_value(finished, name, fit_fn, probs_fn):
 
 
 def test_held_out_scores_by_value(wine):
-    """Of the bag and of a kind of student, in NumPy, on scikit-learn's data."""
-    found = datasets.load_wine()
-    train, test = np.split(np.random.default_rng(0).permutation(178), [89])
-    x = (found.data - found.data[train].mean(axis=0)) / found.data[train].std(axis=0)
-    x, y = np.column_stack([x, np.ones(178)])[test], found.target[test]
+    """Of the bag, of a kind of student and of the other sampler, on scikit-learn's data."""
+    _, _, x, y = halves(datasets.load_wine)
     bag = study_runs.checkpointed_student(wine.path, "bag")["kept"]
     students = study_runs.checkpointed(wine.path, "student-online-dse-1")["params"]["w"]
     assert np.shape(bag) == (400, 3, 14) and np.shape(students) == (2, 3, 3, 14)
+    hamiltonian = chains_of(wine, "hmc").reshape(-1, 3, 14)
     expected = mean_probs(bag, x)
-    probs = np.stack([mean_probs(student, x) for student in students])
-    assert_gaps(wine, "test", "online,dse,1", probs, expected)
-    for kind, found in (("mcmc", expected[None]), ("online,dse,1", probs)):
-        right = [100 * np.mean(one.argmax(axis=1) == y) for one in found]
-        assert_row(wine.summary(), f"accuracy[{kind}]", right)
-        log_probs = [np.log(one[np.arange(len(y)), y]).mean() for one in found]
-        assert_row(wine.summary(), f"log_prob[{kind}]", log_probs)
+    for kind, bags in (("mcmc", [bag]), ("online,dse,1", students), ("hmc", [hamiltonian])):
+        log_probs = np.stack([bag_log_probs(weights, x) for weights in bags])
+        assert_scores(wine, kind, log_probs, y)
+        if kind != "mcmc":
+            assert_gaps(wine, "test", kind, np.exp(log_probs), expected)
 
 
 def test_real_data_of_three_classes(wine):
@@ -386,6 +344,53 @@ def test_coordinates_are_of_laplaces_approximation(name):
             np.testing.assert_allclose(covariance, found.covariance, atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def dense_grid():
+    """Weights on a grid and their posterior masses under a prior of variance 100."""
+    side = np.linspace(-70, 70, 1001)
+    grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    log_p = -0.5 * np.sum(grid**2, axis=1) / 100
+    for x, y in zip(problems.POINTS, problems.LABELS, strict=True):
+        log_p += special.log_expit((2 * y - 1) * (grid @ x))
+    return grid, special.softmax(log_p)
+
+
+def hamiltonian_draws(settings, folder):
+    run = Run(settings, None, SimpleNamespace(file=folder.joinpath), None, None)
+    folder.joinpath("draws").mkdir()
+    found = approximations.hamiltonian(run, problems.load(settings))
+    assert found.r_hat < 1.01 and found.num_divergences < 0.005 * settings.num_samples
+    return found.samples.reshape(4, -1, 2)
+
+
+def slice_draws(settings, folder):
+    stream = chains.stream(problems.load(settings), settings, settings.num_samples, 4)
+    init_key, burn_key, key = jax.random.split(jax.random.key(0), 3)
+    state, _ = stream.next(burn_key, stream.init(init_key))
+    return np.asarray(stream.next(key, state)[1]["w"]).reshape(4, -1, 2)
+
+
+@pytest.mark.parametrize("draws_fn", [slice_draws, hamiltonian_draws])
+def test_both_samplers_have_the_law_of_a_dense_grid(draws_fn, dense_grid, tmp_path):
+    """Moments of the weights and predictions, to four standard errors by effective samples."""
+    grid, masses = dense_grid
+    assert masses.max() < 1e-3  # Fine, and, as the prior has it, wide enough.
+    settings = resolve(Settings, "quick", {"num_samples": "8000", "burn_in": "1000"})
+    draws = np.asarray(draws_fn(settings, tmp_path), float)
+    places = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, -4.0], [-2.0, 6.0], [0.3, 0.3]])
+
+    def functions(w):
+        moments = [w, w**2, w[..., :1] * w[..., 1:]]
+        return np.concatenate([*moments, special.expit(w @ places.T)], axis=-1)
+
+    expected, found = masses @ functions(grid), functions(draws)
+    for k, value in enumerate(expected):
+        ess = oracles.effective_samples(found[..., k])
+        assert ess > 200
+        error = found[..., k].std() / np.sqrt(ess)
+        assert abs(found[..., k].mean() - value) < 4 * error, (k, value, error)
+
+
 def test_the_points_are_those_of_the_generator():
     rng = np.random.default_rng(0)
     x = [rng.normal(size=(12, 2)) + centre for centre in ([-4, 0], [4, 0])]
@@ -474,3 +479,40 @@ def test_objectives_by_value(num_classes):
             }
             found = jax.jit(study.objective_of(problem, "batch", loss))(params, batch)
             assert float(found) == pytest.approx(expected(loss, 4 * [log_probs(teacher)]), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["ce", "dse"])
+@pytest.mark.parametrize("mode", ["batch", "online"])
+def test_rates_of_students_fall_linearly_to_zero(mode, loss):
+    """Step t of T moves by minus 0.5 (1 - t / T) times the gradient; the last by 0.5 / T."""
+    num_steps = 4
+    given = {
+        "num_iterations": num_steps,
+        "learning_rate": 0.5,
+        "num_repeats": 2,
+        "num_samples": 400,
+    }
+    settings = resolve(Settings, "quick", {name: str(value) for name, value in given.items()})
+    problem, phases = problems.load(settings), []
+
+    def fit(phase, key, stream, update, state, num_steps, **options):
+        phases.append((stream, update, state, num_steps))
+        return state
+
+    run = SimpleNamespace(settings=settings, key=lambda phase: jax.random.key(0), fit=fit)
+    samples = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+    study.train_students(run, problem, study.Bag(samples, 1.0, 400.0), mode, loss, 10.0)
+    ((stream, update, state, asked),) = phases
+    assert asked == num_steps and state.params["params"]["w"].shape == (2, 10, 2)
+    state = jax.tree.map(lambda leaf: leaf[0], state)
+    _, batch = jax.jit(stream.next)(jax.random.key(1), stream.init(jax.random.key(2)))
+    gradient_fn = jax.jit(jax.grad(study.objective_of(problem, mode, loss)))
+    apply_fn = jax.jit(update.apply)
+    for step in range(num_steps):
+        before = state.params["params"]["w"]
+        gradient = gradient_fn(state.params, batch)["params"]["w"]
+        state, _ = apply_fn(state, batch)
+        assert float(jnp.linalg.norm(gradient)) > 1e-3
+        expected = -0.5 * (1 - step / num_steps) * gradient
+        moved = state.params["params"]["w"] - before
+        np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-6)

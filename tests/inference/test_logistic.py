@@ -9,7 +9,7 @@ from scipy import integrate, special, stats
 from sklearn.linear_model import LogisticRegression
 
 from kd.inference import laplace, logistic, logistic_integrals
-from kd.inference.logistic import METHODS, Gaussian, predict_logistic
+from kd.inference.logistic import METHODS, Gaussian, logistic_log_probs, predict_logistic
 from kd.inference.logistic_integrals import log_expected_sigmoid, mackay_moments, tilted_moments
 
 SCALES = [1e-6, 1e-2, 0.3, 1.0, 3.0, 10.0, 40.0, 100.0, 300.0, 1e3]
@@ -189,6 +189,28 @@ def test_predictions_of_the_three_methods():
     assert not jax.config.jax_enable_x64
 
 
+@pytest.mark.parametrize("scale", [1e-3, 0.5, 3.0, 40.0])
+def test_log_probabilities_of_both_labels(scale):
+    """Each against brute force of its own, where the other has 1 less nothing too."""
+    margin = np.array([0.0, 0.3, -2.0, 35.0, -35.0, 800.0, -1e4])
+    gaussian = Gaussian(np.array([1.0, 0.0]), np.diag([0.0, scale**2]))
+    x = np.stack([margin, np.ones(7)], axis=1)
+    found = logistic_log_probs(gaussian, x)
+    exact = [[brute_moments(sign * m, scale)[0] for sign in (-1, 1)] for m in margin]
+    np.testing.assert_allclose(found, exact, rtol=1e-10, atol=1e-11)
+    tail = np.exp(-800.0 + scale**2 / 2)
+    if scale < 30:  # Log-normal: where double precision has 1, its logarithm is not 0.
+        np.testing.assert_allclose(found[5, 1], -tail, rtol=1e-9)
+    mackay = logistic_log_probs(gaussian, x, method="mackay")
+    scaled = margin / np.sqrt(1 + np.pi * scale**2 / 8)
+    expected = special.log_expit(np.stack([-scaled, scaled], axis=1))
+    np.testing.assert_allclose(mackay, expected, rtol=1e-13)
+    for method, log_probs in (("quadrature", found), ("mackay", mackay)):
+        np.testing.assert_array_equal(
+            predict_logistic(gaussian, x, method=method), np.exp(log_probs[:, 1])
+        )
+
+
 def test_adaptive_quadrature_does_not_step_over_the_step():
     """Margins of a spread up to 1e5: without cuts about it the error was 3e-4, unnoticed."""
     rng = np.random.default_rng(2)
@@ -234,8 +256,15 @@ def test_predictions_of_a_point_mass_are_the_sigmoid():
     ],
 )
 def test_predictions_refuse(gaussian, x, method, message):
-    with pytest.raises(ValueError, match=message):
-        predict_logistic(gaussian, x, method=method)
+    for fn in (predict_logistic, logistic_log_probs):
+        with pytest.raises(ValueError, match=message):
+            fn(gaussian, x, method=method)
+
+
+def test_log_probabilities_have_no_adaptive_quadrature():
+    """Its error is absolute: of a small probability nothing would be left."""
+    with pytest.raises(ValueError, match="method must be one of quadrature, mackay; got 'adaptive"):
+        logistic_log_probs(POSTERIOR, np.ones((1, 2)), method="adaptive")
 
 
 def make_data(num=40, num_dims=3):

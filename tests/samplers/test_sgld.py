@@ -417,6 +417,39 @@ def test_normal_numbers_of_a_tree():
     np.testing.assert_array_equal(alone, jax.random.normal(jax.random.key(3), (5,)))
 
 
+@pytest.mark.parametrize("tree", [{}, [], (), None, {"a": [], "b": None}])
+def test_normal_numbers_of_a_tree_without_leaves(tree):
+    found = samplers.normal_like(jax.random.key(0), tree)
+    assert found == tree and type(found) is type(tree)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "dtype"),
+    [
+        (jnp.zeros(3, jnp.int32), "int32"),
+        (np.zeros(3, np.uint8), "uint8"),
+        (jnp.zeros(3, bool), "bool"),
+        (jnp.zeros(3, jnp.complex64), "complex64"),
+        (1, "int32"),
+    ],
+)
+def test_normal_numbers_need_floating_leaves(leaf, dtype):
+    """Rounded to integers they would be normal no more: the leaf is named, one alone too."""
+    tree = {"w": jnp.zeros(2), "counts": [jnp.zeros(()), leaf]}
+    with pytest.raises(TypeError, match=rf"tree\['counts'\]\[1\] must be floating, got {dtype}"):
+        samplers.normal_like(jax.random.key(0), tree)
+    with pytest.raises(TypeError, match=f"tree must be floating, got {dtype}"):
+        samplers.normal_like(jax.random.key(0), leaf)
+
+
+def test_normal_numbers_by_shapes_and_dtypes_alone():
+    shapes = {"a": jax.ShapeDtypeStruct((2, 3), jnp.bfloat16), "b": 1.0, "c": np.zeros(4, "f2")}
+    found = samplers.normal_like(jax.random.key(0), shapes)
+    assert found["a"].shape == (2, 3) and found["a"].dtype == jnp.bfloat16
+    assert found["b"].shape == () and found["b"].dtype == jnp.float32
+    assert found["c"].shape == (4,) and found["c"].dtype == jnp.float16
+
+
 def test_raises():
     for make in MAKERS.values():
         for options, message in (
