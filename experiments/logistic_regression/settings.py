@@ -23,8 +23,8 @@ class Settings:
     input_variance: tuple[float, ...] = setting(
         (10.0,),
         (10.0, 100.0),
-        "of the inputs at which students learn: 10 in the thesis's code, 100 in its text; for "
-        "real data times its covariance",
+        "of the inputs at which students learn: 10 in the thesis's code, 100 in its text; of real "
+        "data times its covariance, where 1 is near the data",
         above=0,
         is_set=True,
     )
@@ -39,7 +39,9 @@ class Settings:
         "of the posterior: slice sampling, or Langevin steps with or without momentum",
         choices=SAMPLERS,
     )
-    step_size: float = setting(0.1, 0.1, "of sgld and sghmc", above=0)
+    step_size: float = setting(
+        0.1, 0.1, "of sgld and sghmc, for all data at once: minibatches need a smaller one", above=0
+    )
     friction: float = setting(0.02, 0.02, "of sghmc; 1 is sgld", above=0, at_most=1)
     minibatch: int = setting(
         0, 0, "examples a step of sgld and sghmc; 0 is all of them", at_least=0, at_most=MOST
@@ -48,7 +50,13 @@ class Settings:
     num_samples: int = setting(
         10_000, 10_000, "of the posterior, in the bag", at_least=100, at_most=MOST
     )
-    num_chains: int = setting(4, 4, "that the bag comes from", at_least=2, at_most=10_000)
+    num_chains: int = setting(
+        4,
+        4,
+        "that the bag comes from; 100 times it divides num_samples",
+        at_least=2,
+        at_most=10_000,
+    )
     burn_in: int = setting(
         1000,
         1000,

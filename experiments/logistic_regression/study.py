@@ -11,7 +11,7 @@ import optax
 
 from experiments.bags import BAG_STEPS, burn_in_batches, by_chain, check_bag, keep_draws
 from experiments.chains import check_slices, divergence
-from experiments.flags import Options
+from experiments.flags import Options, UserError
 from experiments.logistic_regression import approximations, chains, figures, problems, tables
 from experiments.logistic_regression.problems import Problem
 from experiments.logistic_regression.settings import Settings
@@ -25,6 +25,7 @@ EXPERIMENT = "logistic_regression"
 COLUMNS = ("loss", "gap", "stored", "log_posterior", "num_exhausted", "num_limited")
 NUM_POINTS = 12  # Of a curve.
 LABEL_BATCHES = 20  # Asked of the bag at once.
+MOST_SPREAD = 1.5  # Times the prior's standard deviation.
 
 
 class Bag(NamedTuple):
@@ -65,6 +66,8 @@ def run(preset: str, settings: Settings, options: Options) -> None:
 def load(settings: Settings) -> Problem:
     """The data; what cannot be done is refused."""
     check_bag(settings.num_samples, settings.num_chains)
+    if settings.minibatch and settings.sampler == "slice":
+        raise UserError("--minibatch is of sgld and sghmc, not of slice.")
     return problems.load(settings)
 
 
@@ -105,8 +108,24 @@ def fill_bag(run: Run, problem: Problem) -> Bag:
     if settings.sampler == "slice":
         check_slices(run.log, "bag")
     draws = by_chain(kept, settings.num_chains)
+    check_spread(draws, settings)
     r_hat, ess = keep_draws(run.workdir, "posterior", draws)
     return Bag(draws.reshape(kept.shape), r_hat, ess)
+
+
+def check_spread(draws: np.ndarray, settings: Settings) -> None:
+    """Raises UserError if the chains spread more than the prior: no posterior of this model does.
+
+    Its likelihood is log-concave (Brascamp and Lieb, 1976).
+    """
+    spread = float(np.max(np.std(draws, axis=(0, 1))))
+    if spread > MOST_SPREAD * settings.prior_variance**0.5:
+        raise UserError(
+            f"the chains' weights spread by up to {spread:.3g}, and the prior's by "
+            f"{settings.prior_variance**0.5:.3g}, which bounds the posterior's: --step_size="
+            f"{settings.step_size:g} is too large for {settings.sampler} with "
+            f"--minibatch={settings.minibatch}; a smaller one needs another workdir."
+        )
 
 
 def inputs(problem: Problem, batch_size: int, variance: float) -> Stream:

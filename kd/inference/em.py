@@ -124,6 +124,9 @@ def expectation_maximization(
             raise TypeError(
                 f"state must be update.init(params), an EMState; got {type(state).__name__}."
             )
+        if "x" not in batch:
+            names = ", ".join(map(repr, sorted(batch)))
+            raise ValueError(f"a batch must have its inputs under 'x', got {names}.")
         components = _components(mixture, state.params)
         dtype = components.logits.dtype
         blocks = to_blocks(_inputs(mixture, batch["x"], dtype), _block_size(mixture))

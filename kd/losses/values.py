@@ -20,7 +20,8 @@ def cross_entropy(student_log_probs: Array, teacher_probs: Array) -> Array:
 
     Returns:
       A scalar. A class with teacher probability 0 contributes 0 even where the
-      student's log-probability is minus infinity.
+      student's log-probability is minus infinity. NaN where a teacher probability is negative, as
+      log-probabilities are, given by mistake.
 
     Raises:
       ValueError: if an argument is not a vector, or the shapes differ.
@@ -36,7 +37,8 @@ def cross_entropy(student_log_probs: Array, teacher_probs: Array) -> Array:
     checks.check_rank("student_log_probs", student_log_probs, 1)
     checks.check_same_shape("student_log_probs", student_log_probs, "teacher_probs", teacher_probs)
     ignored = jnp.isneginf(student_log_probs) & (teacher_probs == 0)
-    return -jnp.sum(teacher_probs * jnp.where(ignored, 0.0, student_log_probs))
+    found = -jnp.sum(teacher_probs * jnp.where(ignored, 0.0, student_log_probs))
+    return jnp.where(jnp.all(teacher_probs >= 0), found, jnp.nan)
 
 
 def kl_divergence(student_log_probs: Array, teacher_log_probs: Array) -> Array:

@@ -271,6 +271,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(wine, tmp_path):
         ({"input_variance": 0}, "--input_variance"),
         ({"sampler": "nuts"}, "--sampler must be slice | sgld | sghmc; got 'nuts'."),
         ({"step_size": 0}, "--step_size"),
+        ({"minibatch": 8}, "--minibatch is of sgld and sghmc, not of slice."),
     ],
 )
 def test_mistakes_are_one_line(changed, expected, tmp_path):
@@ -284,6 +285,18 @@ def test_a_chain_that_diverges_is_one_line(tmp_path):
     line = study_runs.refusal(tmp_path / "run", changed, module=MODULE)
     assert "the chain diverged, by step 1 of" in line and "--step_size=10000 is too large" in line
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_chains_that_spread_beyond_the_prior_are_one_line():
+    """Minibatches and a step too large for their noise: finite all along, and wrong."""
+    settings = resolve(Settings, "quick", {"sampler": "sghmc", "minibatch": "4"})
+    draws = np.random.default_rng(0).normal(size=(2, 500, 3)) * np.array([1.0, 9.9, 4.0])
+    study.check_spread(draws, settings)
+    draws[..., 1] *= 2
+    with pytest.raises(
+        UserError, match="--step_size=0.1 is too large for sghmc with --minibatch=4"
+    ):
+        study.check_spread(draws, settings)
 
 
 def test_only_the_chain_is_blamed_on_its_step_size():
@@ -497,7 +510,7 @@ def test_rates_of_students_fall_linearly_to_zero(mode, loss):
 
     def fit(phase, key, stream, update, state, num_steps, **options):
         phases.append((stream, update, state, num_steps))
-        return state
+        return SimpleNamespace(student=state)
 
     run = SimpleNamespace(settings=settings, key=lambda phase: jax.random.key(0), fit=fit)
     samples = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)

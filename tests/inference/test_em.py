@@ -675,3 +675,10 @@ def test_fit_mixture_raises():
         arguments = {"params": params, "x": x} | changed
         with pytest.raises(ValueError, match=re.escape(message)):
             fit_mixture(mixture, **arguments)
+
+
+def test_a_chain_under_another_name_is_named():
+    update = expectation_maximization(GaussianMixture(2, 2), step_size=0.1)
+    state = update.init(GaussianMixture(2, 2).init(jax.random.key(0), jnp.zeros(2)))
+    with pytest.raises(ValueError, match="inputs under 'x', got 'info', 'w'"):
+        update.apply(state, {"w": jnp.zeros((5, 2)), "info": ()})

@@ -175,6 +175,13 @@ def test_cross_entropy_takes_zero_probabilities():
     assert losses.cross_entropy(student, jnp.array([0.5, 0.5, 0.0])) == np.inf
 
 
+def test_cross_entropy_of_log_probabilities_by_mistake_is_nan():
+    student = jnp.log(jnp.array([0.5, 0.5]))
+    teacher = jnp.log(jnp.array([0.25, 0.75]))
+    assert jnp.isnan(losses.cross_entropy(student, teacher))
+    assert jnp.isnan(jax.jit(jax.value_and_grad(losses.cross_entropy))(student, teacher)[0])
+
+
 def test_soft_target_takes_log_probabilities_of_a_forest():
     """A teacher such as `from_predict_proba` gives minus infinity for unseen classes."""
     probs = np.array([0.0, 0.2, 0.8])

@@ -128,3 +128,8 @@ def test_a_mask_of_no_pixels_and_one_too_large():
     assert batch["x"].all()
     with pytest.raises(ValueError, match="side must be at least 0 and at most 4, got 5"):
         collect(streams.with_masks(images, side=5), 1)
+
+
+def test_merge_refuses_what_is_no_stream():
+    with pytest.raises(TypeError, match="each stream must be of type Stream, got list"):
+        streams.merge([streams.resample(DATA, 2)])
