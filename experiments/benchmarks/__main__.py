@@ -5,9 +5,14 @@ import sys
 
 import jax
 
-from experiments.benchmarks import bags, densities, training
+from experiments.benchmarks import bags, densities, expectations, training
 
-BENCHMARKS = {**training.BENCHMARKS, **densities.BENCHMARKS, **bags.BENCHMARKS}
+BENCHMARKS = {
+    **training.BENCHMARKS,
+    **densities.BENCHMARKS,
+    **bags.BENCHMARKS,
+    **expectations.BENCHMARKS,
+}
 
 
 def main() -> int:
