@@ -113,3 +113,18 @@ def test_every_name_in_the_table_of_methods_exists():
     for module, name in re.findall(r"`(losses|models|streams|samplers|inference)\.(\w+)`", table):
         assert hasattr(__import__(f"kd.{module}", fromlist=[name]), name)
     assert hasattr(models, "ensemble_log_probs")
+
+
+def test_a_posterior_over_weights_is_learned_with_its_entropy():
+    """On held-out digits: as accurate as that, and more uncertain where it is wrong."""
+    names = {}
+    exec(compile(block("posterior_expectations("), "README.md", "exec"), names)
+    digits, student = names["digits"], names["student"]
+    outputs = jax.vmap(lambda x: student.apply(names["params"], x))(jnp.asarray(digits.test_x))
+    heads = jax.vmap(models.predictive_and_entropy)(outputs)
+    labels = np.asarray(digits.test_y)
+    is_right = np.argmax(heads.log_probs, axis=1) == labels
+    nll = -np.mean(np.asarray(heads.log_probs)[np.arange(len(labels)), labels])
+    assert is_right.mean() > 0.92 and nll < 0.3
+    entropy = np.asarray(heads.entropy)
+    assert entropy[~is_right].mean() > 1.5 * entropy[is_right].mean()

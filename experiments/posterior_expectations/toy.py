@@ -10,7 +10,7 @@ import optax
 
 from experiments.plotting import plt
 from experiments.posterior_expectations import teachers
-from experiments.posterior_expectations.settings import TEACHER, Settings
+from experiments.posterior_expectations.settings import TEACHER, Settings, Student
 from kd import samplers, training
 from kd.data import Dataset
 from kd.types import Array, PyTree
@@ -111,17 +111,26 @@ def kl_divergence(expected: np.ndarray, found: np.ndarray) -> float:
     return float(np.mean(np.sum(np.exp(expected) * (expected - found), axis=1)))
 
 
+def title_of(settings: Settings, student: Student) -> str:
+    """Of a student's panel: its layers, and what else tells it from others."""
+    hidden = student.hidden or "-".join(
+        str(round(size * student.unit_multiplier)) for size in settings.hidden_sizes
+    )
+    alike = {(other.kind, other.estimator) for other in settings.students()}
+    others = f", {student.kind}, {student.estimator}" if len(alike) > 1 else ""
+    return f"student 2-{hidden}-2{others}"
+
+
 def draw(settings: Settings, judged: dict[str, "Judged"]) -> plt.Figure:
     """Probabilities of the second class: the reference's, the teacher's, the students'."""
     data, _ = dataset(settings.seed)
     expected, _ = reference(settings)
     panels = {"NUTS": expected, PLUG_IN: plug_in(settings)}
     panels[TEACHER] = judged[TEACHER].log_probs
-    panels |= {
-        name: one.log_probs
-        for name, one in judged.items()
-        if name != TEACHER and one.log_probs is not None
-    }
+    for student in settings.students():
+        one = judged[student.name]
+        if one.log_probs is not None:
+            panels[title_of(settings, student)] = one.log_probs
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(

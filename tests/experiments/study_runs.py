@@ -184,7 +184,9 @@ def interrupt(
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def run_here(workdir: Path, settings: dict, *, module: str = MODULE) -> Finished:
+def run_here(
+    workdir: Path, settings: dict, *, module: str = MODULE, preset: str = "quick"
+) -> Finished:
     """As `run`, in this process, which has its imports and its compiled programs already."""
     settings_class = importlib.import_module(f"{module}.settings").Settings
     names = {field.name for field in dataclasses.fields(settings_class)}
@@ -198,7 +200,7 @@ def run_here(workdir: Path, settings: dict, *, module: str = MODULE) -> Finished
     try:
         with contextlib.redirect_stdout(stdout):
             importlib.import_module(f"{module}.study").run(
-                "quick", resolve(settings_class, "quick", given), Options(workdir, **options)
+                preset, resolve(settings_class, preset, given), Options(workdir, **options)
             )
     except UserError as error:
         stderr.write(f"error: {error}\n")

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import types
+import typing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from experiments import flags
 from experiments.compress_ensemble.settings import ENSEMBLE_SETTINGS, Settings
 from experiments.flags import UserError, default_workdir, help_text, resolve, setting
+from experiments.posterior_expectations.settings import Settings as ExpectationsSettings
 
 ROOT = Path(__file__).parents[2]
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
@@ -394,3 +396,35 @@ def test_default_workdir_tells_settings_apart():
         assert Path(name).parent == Path("runs/compress_ensemble")
         assert len(Path(name).name.encode()) < 255 and ".." not in Path(name).parts
         assert name.isprintable()
+
+
+# Presets of a study's own.
+
+
+class Other(Toy):
+    """The same settings, and one preset more."""
+
+    OTHER_PRESETS: typing.ClassVar = {"small": {"count": 1, "shares": (0.5,)}}
+
+
+def test_a_preset_of_its_own_is_papers_with_changes():
+    small = resolve(Other, "small", {"rate": "1"})
+    paper = resolve(Other, "paper", {})
+    assert (small.count, small.shares, small.rate) == (1, (0.5,), 1.0)
+    assert small.name == paper.name and small.modes == paper.modes
+    message = refusal({}, preset="large", settings_class=Other)
+    assert message == "--preset must be one of quick, paper, small; got 'large'."
+    assert "small" not in refusal({}, preset="large")
+    page = help_text("experiments.toy", "One line.", Other)
+    assert "--preset=small is paper with" in page and "  --count=1 --shares=0.5" in page
+    assert default_workdir("experiments.toy", "small", small).endswith("/small+rate=1")
+
+
+def test_every_preset_of_the_studies_resolves_to_values_that_flags_could_give():
+    for preset, values in ExpectationsSettings.OTHER_PRESETS.items():
+        given = {name: flags._show(value) for name, value in values.items()}
+        settings = resolve(ExpectationsSettings, "paper", given)
+        again = resolve(ExpectationsSettings, preset, {})
+        for field in dataclasses.fields(settings):
+            one, other = getattr(settings, field.name), getattr(again, field.name)
+            assert one == (pytest.approx(other, rel=1e-5) if isinstance(other, float) else other)
