@@ -7,6 +7,7 @@ import oracles
 import pytest
 
 from kd.models import CNN, predictive_and_entropy
+from kd.models.cnn import convolve
 
 
 def forward(params, x, kernel_size, pool_size):
@@ -52,6 +53,28 @@ def test_the_papers_sizes(multiplier, size):
     by_hand += (16 * channels[1] + 1) * units[0] + (units[0] + 1) * 10
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == by_hand
     assert multiplier > 1 or by_hand == size
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_both_ways_to_convolve_agree_with_their_gradients(size):
+    keys = jax.random.split(jax.random.key(size), 3)
+    images = jax.random.normal(keys[0], (2, 7, 6, 3))
+    kernel = jax.random.normal(keys[1], (size, size, 3, 5))
+    cotangent = jax.random.normal(keys[2], (2, 8 - size, 7 - size, 5))
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    found = {}
+    for method in ("patches", "native"):
+        value, vjp = jax.vjp(
+            lambda x, k, method=method: convolve(x, k, (1, 1), "VALID", method=method, **options),
+            *(images, kernel),
+        )
+        found[method] = (value, vjp(cotangent))
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4),
+        *(found["patches"], found["native"]),
+    )
+    with pytest.raises(ValueError, match="method must be one of auto, patches, native"):
+        convolve(images, kernel, method="fft")
 
 
 def test_initial_scales():
