@@ -19,6 +19,7 @@ from kd import inference, losses, models, samplers, streams, training
 from kd.hoisting import hoisted_jit
 from kd.inference import Expectation
 from kd.inference.expectations import Estimator
+from kd.models.cnn import convolve, max_pool
 from kd.types import Array, Batch, PyTree, Sampler, Stream, Update
 
 NUM_EXAMPLES, NUM_CLASSES, BATCH, THIN = 2000, 10, 100, 100
@@ -70,6 +71,40 @@ def against_torch() -> list[Ratio]:
         title = f"PyTorch eager / distillation (current sample), H = {THIN}"
         units = (NUM_STEPS, NUM_STEPS)
         return [ratio(title, theirs, ours, bar=1.7, at_least=True, units=units, rounds=9)]
+
+
+def convolution() -> list[Ratio]:
+    """Gradient steps of the two convolutions of the paper's network, XLA's over patches'.
+
+    In a loop, as every step of `fit` is: there XLA's take several times as long as outside.
+    """
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.uniform(size=(BATCH, 28, 28, 1)), jnp.float32)
+    kernels = [
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((4, 4, 1, 10), (4, 4, 10, 20))
+    ]
+
+    def slope(method: str) -> Callable[[], PyTree]:
+        def loss(kernels: list[Array]) -> Array:
+            x = images
+            for kernel in kernels:
+                options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "method": method}
+                x = jax.vmap(lambda x: max_pool(x, 2))(
+                    convolve(x, kernel, (1, 1), "VALID", **options)
+                )
+            return jnp.sum(jnp.square(x))
+
+        def step(_, kernels: list[Array]) -> list[Array]:
+            return jax.tree.map(lambda k, g: k - 1e-9 * g, kernels, jax.grad(loss)(kernels))
+
+        run = jax.jit(lambda kernels: jax.lax.fori_loop(0, NUM_STEPS, step, kernels))
+        return lambda: run(kernels)
+
+    title = "two convolutions' gradient, batch 100: XLA's / patches"
+    bar = 3.0 if jax.default_backend() == "cpu" else float("inf")
+    units = (NUM_STEPS, NUM_STEPS)
+    return [ratio(title, slope("native"), slope("patches"), bar=bar, at_least=True, units=units)]
 
 
 @contextlib.contextmanager
@@ -159,4 +194,9 @@ def _loop(stream: Stream, update: Update, params_fn: Callable[[], PyTree]) -> Ca
     return lambda: loop(run)
 
 
-BENCHMARKS = {"distillation": distillation, "estimates": memory, "torch": against_torch}
+BENCHMARKS = {
+    "distillation": distillation,
+    "estimates": memory,
+    "convolution": convolution,
+    "torch": against_torch,
+}

@@ -81,8 +81,9 @@ def convolve(images: Array, kernel: Array, *args, method: str = "auto", **option
       images: `[B, H, W, channels]`. Gradients flow through.
       kernel: `[h, w, channels, outputs]`. Gradients flow through.
       *args, **options: as `flax.linen.Conv` gives them to `jax.lax.conv_general_dilated`.
-      method: "patches" is one matrix product with all patches, whose gradient step is six times as
-        fast on a CPU; "native" is XLA's; "auto" is "patches" on a CPU and "native" elsewhere.
+      method: "patches" is one matrix product with all patches, "native" is XLA's; "auto" is the
+        first on a CPU, where XLA's gradients take several times as long within a loop, and
+        the second elsewhere.
 
     Raises:
       ValueError: if `method` is another word.
