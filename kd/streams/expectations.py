@@ -74,8 +74,9 @@ def posterior_expectations(
       An example that is twice in a batch counts once.
 
     Raises:
+      TypeError: for a function that returns no floating array, or numbers that are no integers.
       ValueError: as `chain`; for no expectation, a name that the batch has already, an N
-        missing; by `next`, when traced, for log-probabilities that are no vector.
+        missing; log-probabilities that are no vector.
       CacheTooLargeError: if the estimates would take more than `max_bytes`.
 
     Example:
@@ -143,17 +144,20 @@ def posterior_expectations(
         log_probs = _log_probs(log_prob_fn, where["position"], batch["x"])
         counts, memories = state.counts, dict(state.memories)
         if remembered:
-            counts = counts.at[batch["index"]].set(take_rows(counts, batch["index"]) + 1)
+            index = batch["index"]
+            visits = take_rows(counts, index) + 1
+            # A number of no example makes NaN of its estimate, which ends a run.
+            visits = jnp.where((index >= 0) & (index < num_examples), visits, jnp.nan)
+            counts = counts.at[index].set(visits)
         for name, (fn, estimator, read) in expectations.items():
             values = jax.vmap(jax.vmap(fn))(log_probs)  # [B, R, ...]
             if not estimator.remembers:
                 _, estimates = jax.vmap(lambda v, e=estimator: e.step((), v, jnp.ones(())))(values)
             else:
-                old = take_rows(memories[name], batch["index"])
-                visits = take_rows(counts, batch["index"])
+                old = take_rows(memories[name], index)
                 new, estimates = jax.vmap(estimator.step)(old, values, visits)
                 memories[name] = jax.tree.map(
-                    lambda memory, rows: memory.at[batch["index"]].set(rows), memories[name], new
+                    lambda memory, rows: memory.at[index].set(rows), memories[name], new
                 )
             batch[name] = jax.lax.stop_gradient(jax.vmap(read)(estimates))
         here = {"position": where["position"], "info": where["info"]}
@@ -203,11 +207,19 @@ def _memories(
     checks.check_rank("log_prob_fn's answer", log_probs, 1)
     memories = {}
     for name, (fn, estimator, _) in expectations.items():
+        value = jax.eval_shape(fn, log_probs)
+        if not isinstance(value, jax.ShapeDtypeStruct):
+            kind = type(value).__name__
+            raise TypeError(f"the function of {name!r} must return one array, got {kind}.")
+        checks.check_floating(f"the value of {name!r}", value)
         if estimator.remembers:
-            memory = estimator.init(jax.eval_shape(fn, log_probs))
+            memory = estimator.init(value)
             memories[name] = jax.tree.map(
                 lambda leaf: jnp.broadcast_to(leaf, (num_examples, *leaf.shape)), memory
             )
-    if memories and "index" not in batch:
-        raise ValueError("inputs must have the examples' numbers under 'index'.")
+    if memories:
+        if "index" not in batch:
+            raise ValueError("inputs must have the examples' numbers under 'index'.")
+        if not jnp.issubdtype(batch["index"].dtype, jnp.integer):
+            raise TypeError(f"inputs' 'index' must be integers, got {batch['index'].dtype}.")
     return (jnp.zeros(num_examples, jnp.float32) if memories else ()), memories

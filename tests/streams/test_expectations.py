@@ -309,3 +309,31 @@ def test_raises():
     )
     with pytest.raises(ValueError, match="inputs already have 'y'"):
         stream.next(jax.random.key(0), stream.init(jax.random.key(0)))
+
+
+def test_functions_and_numbers_that_will_not_do():
+    for fn, message in (
+        (lambda log_probs: (log_probs, log_probs), "'g' must return one array, got tuple"),
+        (lambda log_probs: None, "'g' must return one array, got NoneType"),
+        (lambda log_probs: jnp.argmax(log_probs), "the value of 'g' must be floating"),
+    ):
+        for estimator in (running_mean(), current_sample()):
+            with pytest.raises(TypeError, match=message):
+                stream_of({"g": Expectation(fn, estimator)})
+    with pytest.raises(TypeError, match="'index' must be integers, got float32"):
+        posterior_expectations(
+            *(NOISE, jnp.zeros((3, 2)), log_prob_fn, expectations(running_mean())),
+            streams.resample({"x": DATA["x"], "index": jnp.arange(7.0)}, 2),
+            num_examples=7,
+        )
+
+
+@pytest.mark.parametrize("number", [-1, 7, 100])
+def test_a_number_of_no_example_gives_nan(number):
+    inputs = streams.resample({"x": DATA["x"][:1], "index": jnp.array([number])}, 1)
+    stream = posterior_expectations(
+        *(NOISE, jnp.zeros((3, 2)), log_prob_fn, expectations(running_mean()), inputs),
+        num_examples=7,
+    )
+    _, (batch,) = run(stream, 1)
+    assert np.isnan(batch["probs"]).all() and np.isnan(batch["entropy"]).all()
