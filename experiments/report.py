@@ -159,3 +159,10 @@ def pm(row: dict[str, Any] | None, digits: int) -> str:
         return "–"
     error = "" if row["stderr"] is None else f" ± {row['stderr']:.{digits}f}"
     return f"{row['value']:.{digits}f}{error}"
+
+
+def print_end(summary: dict[str, Any], workdir: Path, students: str = "the students") -> None:
+    """The last lines of a run: how long it took, and where things lie, each on its own line."""
+    print(f"{summary['seconds']:.0f} s. Look at the figures, and at {students}, in")
+    print(workdir / "figures")
+    print(workdir / "student")

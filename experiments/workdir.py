@@ -26,6 +26,7 @@ LOCK = ".lock"
 OWNED = {
     "checkpoints",
     "coverage.json",
+    "draws",
     "estimates.json",
     "figures",
     "metrics.csv",

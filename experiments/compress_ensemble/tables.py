@@ -249,8 +249,7 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             "answers: they count\n  as one training, and ± holds their whole spread."
         )
     _show_costs(by_name)
-    print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
-    print(workdir / "student")
+    report.print_end(summary, workdir)
 
 
 def _show_costs(by_name: dict[str, Any]) -> None:

@@ -93,8 +93,7 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         print(f"± is one standard error over {settings.num_repeats} data sets; R-hat the largest.")
     if is_apart:
         print("* The chains do not agree: more samples, or a longer burn-in, are needed.")
-    print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
-    print(workdir / "student")
+    report.print_end(summary, workdir)
 
 
 def _show_mishaps(by_name: report.RowsByName, settings: Settings) -> None:

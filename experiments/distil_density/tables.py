@@ -102,8 +102,7 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     if settings.num_repeats > 1:
         print(f"± is one standard error over {settings.num_repeats} students.", end=" ")
     print("The floor is the best student of all,\ntrained on with the teacher's own density.")
-    print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the best students are in")
-    print(workdir / "student")
+    report.print_end(summary, workdir, "the best students")
 
 
 def _best(by_name: dict[str, Any], loss: str, teacher: str) -> str:

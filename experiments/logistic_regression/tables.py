@@ -215,5 +215,4 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     hmc, divergences = (by_name[f"{n}.hmc"]["value"] for n in ("r_hat", "num_divergences"))
     if not hmc < MOST_R_HAT or divergences:
         print(f"Hamiltonian Monte Carlo: R-hat {hmc:.3f}, {divergences:.0f} divergent steps.")
-    print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
-    print(workdir / "student")
+    report.print_end(summary, workdir)

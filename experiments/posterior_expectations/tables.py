@@ -192,8 +192,7 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         print(f"± is one standard error over {settings.num_repeats} chains.", end=" ")
     if settings.dataset == toy.NAME and by_name["reference.r_hat"]["value"] > toy.MOST_R_HAT:
         print(f"NUTS's own chains disagree: R-hat {by_name['reference.r_hat']['value']:.3f}.")
-    print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the students are in")
-    print(workdir / "student")
+    report.print_end(summary, workdir)
 
 
 def _show_costs(by_name: report.RowsByName, group: str, names: list[str]) -> None:

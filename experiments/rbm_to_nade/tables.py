@@ -197,8 +197,7 @@ def show(summary: dict[str, Any], workdir: Path) -> None:
         print(f"Held: of {num_repeats} intervals made afresh, those with the exact value inside,")
         print("  or, of a bound, on its side.")
     _show_log_probs(by_name)
-    print(f"{summary['seconds']:.0f} s. Look at {workdir / 'figures'}; the NADEs are in")
-    print(workdir / "student")
+    report.print_end(summary, workdir, "the NADEs")
 
 
 def title(name: str) -> str:

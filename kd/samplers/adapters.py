@@ -14,6 +14,10 @@ from kd.types import Array, Key, PyTree, Sampler
 def from_blackjax(algorithm: Any) -> Sampler:
     """A sampler of one of blackjax's algorithms, for `sample`, `streams.chain` and `fit`.
 
+    A `SamplingAlgorithm` has a sampler's shape already. What is added: `init` may be given a key,
+    which is passed on if the algorithm's takes one, and dropped otherwise; and a `step` that
+    asks for more than key and state is refused here, not within a compiled loop.
+
     Args:
       algorithm: a `SamplingAlgorithm`, ready to step, such as `blackjax.nuts(log_density_fn,
         step_size=..., inverse_mass_matrix=...)`: adapted before, by its own means.

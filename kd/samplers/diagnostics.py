@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ from kd import checks
 from kd.files import write_atomically
 from kd.samplers.base import check_draws
 from kd.types import PyTree
+
+BLOCK = 2**17  # Numbers at once: the transforms take several times as many, all in the cache.
 
 
 class Diagnosis(NamedTuple):
@@ -57,22 +59,41 @@ def diagnose(position: PyTree, *, num_chains: int | None = None) -> dict[str, Di
     Reference:
       Gelman and Rubin (1992); Geyer (1992), "Practical Markov chain Monte Carlo": numpyro's.
     """
-    from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
-
     found = {}
     for name, draws in _named(position, num_chains).items():
-        for index in np.ndindex(draws.shape[2:]):
-            one = np.asarray(draws[(..., *index)], np.float64)
+        places = np.ndindex(draws.shape[2:])
+        for index, one in zip(places, _diagnose_array(draws), strict=True):
             place = f"[{','.join(map(str, index))}]" if index else ""
-            std = float(np.std(one))
-            # Of draws that never move there is no correlation to speak of.
-            is_still = std == 0.0
-            ess = float("nan") if is_still else float(effective_sample_size(one))
-            r_hat = float("nan") if is_still else float(split_gelman_rubin(one))
-            found[name + place] = Diagnosis(
-                float(np.mean(one)), std, std / float(np.sqrt(ess)), ess, r_hat
-            )
+            found[name + place] = one
     return found
+
+
+def _diagnose_array(draws: np.ndarray) -> Iterator[Diagnosis]:
+    """Of every coordinate of draws `[C, S, ...]`, in the order of the array."""
+    num_chains, num_draws = draws.shape[:2]
+    coordinates = draws.reshape(num_chains, num_draws, -1)
+    size = max(1, BLOCK // (num_chains * num_draws))
+    for start in range(0, coordinates.shape[2], size):
+        block = coordinates[..., start : start + size]
+        # The draws of a chain side by side in memory, for the Fourier transforms.
+        block = np.ascontiguousarray(np.moveaxis(block, -1, 0), np.float64)
+        yield from _diagnose_block(np.moveaxis(block, 0, -1))
+
+
+def _diagnose_block(draws: np.ndarray) -> Iterator[Diagnosis]:
+    """Of every coordinate of draws `[C, S, K]`, all at once."""
+    from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+
+    means, stds = np.mean(draws, axis=(0, 1)), np.std(draws, axis=(0, 1))
+    ess, r_hat = np.full_like(means, np.nan), np.full_like(means, np.nan)
+    # Of draws that never move there is no correlation to speak of.
+    moves = np.any(draws != draws[:1, :1], axis=(0, 1))
+    stds[~moves] = 0.0
+    if np.any(moves):
+        ess[moves] = effective_sample_size(draws[..., moves])
+        r_hat[moves] = split_gelman_rubin(draws[..., moves])
+    for figures in zip(means, stds, stds / np.sqrt(ess), ess, r_hat, strict=True):
+        yield Diagnosis(*map(float, figures))
 
 
 def diagnosis_table(found: Mapping[str, Diagnosis], *, at_most: int = 20) -> str:

@@ -83,6 +83,15 @@ def test_a_table_prints_every_cell(capsys):
     assert "│ first  │  1 │ 2.50 │" in out
 
 
+def test_paths_stand_on_lines_of_their_own(capsys, tmp_path):
+    report.print_end({"seconds": 59.4}, tmp_path, "the NADEs")
+    assert capsys.readouterr().out.splitlines() == [
+        "59 s. Look at the figures, and at the NADEs, in",
+        str(tmp_path / "figures"),
+        str(tmp_path / "student"),
+    ]
+
+
 # The study's table, for the longest names and the widest numbers there can be.
 
 

@@ -3,9 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
 from kd import samplers
-from kd.samplers import Diagnosis
+from kd.samplers import Diagnosis, diagnostics
+
+RHOS = np.linspace(0.0, 0.9, 10)
 
 
 def autoregressive(rho, num_chains=4, num_samples=5000, seed=0):
@@ -39,6 +42,26 @@ def test_names_and_order():
     assert list(samplers.diagnose(draws, num_chains=2)) == ["b.0", "w[0,0]", "w[1,0]"]
     found = samplers.diagnose(draws, num_chains=2)["b.0"]
     assert found.mean == 1 and found.std == 0 and np.isnan(found.ess) and np.isnan(found.r_hat)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("num_chains", [1, 3])
+def test_many_coordinates_have_the_figures_of_each_alone(num_chains, dtype, monkeypatch):
+    """By numpyro's functions of one coordinate at a time; in blocks, the last of them short."""
+    monkeypatch.setattr(diagnostics, "BLOCK", 4 * num_chains * 101)
+    x = np.stack([autoregressive(rho, num_chains, 101, seed=i) for i, rho in enumerate(RHOS)], -1)
+    x = x.reshape(num_chains, 101, 2, 5).astype(dtype)
+    x[..., 0, 3] = 0.1  # Never moves, and its mean rounds.
+    x[..., 1, 1] = np.nan
+    found = samplers.diagnose({"w": x}, num_chains=num_chains)
+    assert list(found) == [f"w[{i},{j}]" for i in range(2) for j in range(5)]
+    for (i, j), one in zip(np.ndindex(2, 5), found.values(), strict=True):
+        alone = x[..., i, j].astype(np.float64)
+        std, ess, r_hat = 0.0, np.nan, np.nan
+        if (i, j) != (0, 3):
+            std, ess, r_hat = alone.std(), effective_sample_size(alone), split_gelman_rubin(alone)
+        expected = Diagnosis(alone.mean(), std, std / np.sqrt(ess), ess, r_hat)
+        np.testing.assert_allclose(one, expected, rtol=1e-12)
 
 
 def test_the_table_fits_and_has_the_worst_first():
