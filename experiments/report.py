@@ -141,8 +141,10 @@ class RowsByName(dict[str, dict[str, Any]]):
 
 def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """Prints a table that fits 80 columns; the first column is text, the others numbers."""
-    # A name may hold brackets, which rich would take for markup.
-    table = Table(title=Text(title), title_justify="left", title_style="bold", width=None)
+    console = Console(width=WIDTH)
+    # A table's own title would wrap at its width; a string's brackets would be taken for markup.
+    console.print(Text(title, style="bold"))
+    table = Table()
     for index, name in enumerate(header):
         if index == 0:
             table.add_column(name, overflow="fold")
@@ -150,7 +152,7 @@ def print_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]
             table.add_column(name, justify="right", no_wrap=True)
     for line in lines:
         table.add_row(*line)
-    Console(width=WIDTH).print(table)
+    console.print(table)
 
 
 def pm(row: dict[str, Any] | None, digits: int) -> str:

@@ -13,6 +13,7 @@ from experiments.posterior_expectations import (
     figures,
     networks,
     pruning,
+    showing,
     students,
     tables,
     teachers,
@@ -115,7 +116,7 @@ def run(preset: str, settings: Settings, options: Options) -> None:
         study_fn=compare,
         products=("figures", "student"),
     )
-    tables.show(summary, settings, options.workdir)
+    showing.show(summary, settings, options.workdir)
 
 
 def columns(settings: Settings) -> list[str]:

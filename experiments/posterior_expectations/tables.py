@@ -1,13 +1,11 @@
 """The study's figures of merit: likelihoods, entropies, detection and ranking, costs."""
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import costs, report
+from experiments import costs
 from experiments.posterior_expectations import toy
 from experiments.posterior_expectations.judging import TEST, Judged, Learned
 from experiments.posterior_expectations.settings import TEACHER, Chain, Settings
@@ -151,68 +149,3 @@ def unit_of(figure: str) -> str:
     units = {"nll": "nats", "kl": "nats", "entropy_mae": "nats", "accuracy": "%"}
     units |= {"flops": "an input", "latency": f"ms, {TIMED_INPUTS} inputs"}
     return units.get(what, "")
-
-
-def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
-    """Prints the tables at the end of a run."""
-    by_name = report.RowsByName(summary, workdir)
-    names = [TEACHER, *(student.name for student in settings.students())]
-    groups = list(dict.fromkeys(name_of(chain) for chain in settings.chains()))
-
-    def cell(figure: str, group: str, name: str, digits: int) -> str:
-        return report.pm(by_name.get(f"{figure}[{group},{name}]"), digits)
-
-    for group in groups:
-        rate, size = group.split(",")
-        title = f"mask {rate}, {'all' if size == '0' else size} examples"
-        figures = [("nll", 4), ("accuracy", 2), ("ece", 4), ("entropy_mae", 4)]
-        header = ["", "NLL", "accuracy %", "ECE", "MAE of E H"]
-        if settings.dataset == toy.NAME:
-            title, figures, header = "KL from NUTS, nats, over the square", [("kl", 4)], ["", "KL"]
-        lines = [[name, *(cell(f, group, name, d) for f, d in figures)] for name in names]
-        if settings.dataset == toy.NAME:
-            lines.insert(0, [toy.PLUG_IN, report.pm(by_name[f"kl[{toy.PLUG_IN}]"], 4)])
-        report.print_table(title, header, lines)
-        if has_costs(settings):
-            _show_costs(by_name, group, names)
-        judged = [name for name in names if f"ndcg.total[{group},{name}]" in by_name]
-        for place in settings.outside if judged else ():
-            figures = [
-                (f"{what}.{place}.{kind}", 3) for what in ("auroc", "fpr95") for kind in KINDS
-            ]
-            lines = [[name, *(cell(f, group, name, d) for f, d in figures)] for name in judged]
-            header = ["", "AUROC, total", "knowledge", "FPR95, total", "knowledge"]
-            report.print_table(f"telling {place} from the test", header, lines)
-        figures = [(f"{what}.{kind}", 3) for kind in KINDS for what in ("ndcg", "ndcg_random")]
-        lines = [[name, *(cell(f, group, name, d) for f, d in figures)] for name in judged[1:]]
-        if lines:
-            header = ["", "total", "random", "knowledge", "random"]
-            report.print_table(f"nDCG@{TOP} of {DRAW_SIZE} test inputs", header, lines)
-    if settings.num_repeats > 1:
-        print(f"± is one standard error over {settings.num_repeats} chains.", end=" ")
-    if settings.dataset == toy.NAME and by_name["reference.r_hat"]["value"] > toy.MOST_R_HAT:
-        print(f"NUTS's own chains disagree: R-hat {by_name['reference.r_hat']['value']:.3f}.")
-    report.print_end(summary, workdir)
-
-
-def _show_costs(by_name: report.RowsByName, group: str, names: list[str]) -> None:
-    """NLL beside what a prediction costs; a star where no cheaper student is as good."""
-    found = [
-        (name, *(by_name[f"{figure}[{group},{name}]"]["value"] for figure in ("nll", *COSTS)))
-        for name in names
-        if f"nll[{group},{name}]" in by_name and f"flops[{group},{name}]" in by_name
-    ]
-    if not found:
-        return
-    losses = np.array([one[1] for one in found])
-    stars = [
-        set(frontier(np.array([one[2 + index] for one in found]), losses).tolist())
-        for index in range(len(COSTS))
-    ]
-    lines = []
-    for index, (name, nll, *cost) in enumerate(found):
-        cells = (f"{cost[0]:,.0f}", f"{cost[1] / 1e3:,.0f}", f"{cost[2]:.2f}")
-        marked = [c + ("*" if index in s else " ") for c, s in zip(cells, stars, strict=True)]
-        lines.append([name, f"{nll:.4f}", *marked])
-    title = f"what a student costs (* none cheaper is as good; ms for {TIMED_INPUTS} inputs)"
-    report.print_table(title, ["", "NLL", "parameters", "kFLOP", "ms"], lines)

@@ -11,7 +11,14 @@ import study_runs
 from PIL import Image
 
 from experiments.flags import resolve
-from experiments.posterior_expectations import networks, students, study, tables, teachers
+from experiments.posterior_expectations import (
+    networks,
+    showing,
+    students,
+    study,
+    tables,
+    teachers,
+)
 from experiments.posterior_expectations.judging import Judged
 from experiments.posterior_expectations.settings import Chain, Settings, Student
 from kd import data, metrics
@@ -463,3 +470,24 @@ def test_the_rate_is_halved_and_the_proximal_step_follows_it():
     np.testing.assert_allclose(
         np.array(falls), np.repeat([[0.2, 0.2, 0.1, 0.1]], 8, 0).T, rtol=0.02
     )
+
+
+def test_many_masks_and_sizes_are_crossed(capsys, tmp_path):
+    """The NLL less the teacher's, and what is missing as a dash; within 80 columns."""
+    settings = settings_of({"experiment": 2, "num_repeats": 1}, "paper")
+    rows = []
+    for number, chain in enumerate(settings.chains()):
+        group = tables.name_of(chain)
+        rows.append(tables.mean_row(f"nll[{group},teacher]", np.array([1.0]), "nats"))
+        name = f"nll[{group},predictive,running,1x1]"
+        if number:
+            rows.append(tables.mean_row(name, np.array([1 + number / 100]), "nats"))
+    summary = {"seconds": 1.0, "rows": [row._asdict() for row in rows]}
+    showing.show(summary, settings, tmp_path)
+    shown = capsys.readouterr().out
+    table = shown[shown.index("predictive,running,1x1: NLL less the teacher's") :].splitlines()
+    assert max(map(len, shown.splitlines()[:-2])) <= 80
+    assert table[2].split()[1::2][1:] == ["10,000", "20,000", "30,000", "60,000"]
+    assert table[4].split()[1::2] == ["0", "–", "0.0100", "0.0200", "0.0300"]
+    assert table[9].split()[1::2] == ["0.862", "0.2000", "0.2100", "0.2200", "0.2300"]
+    assert "entropy,running,1x1" not in shown
