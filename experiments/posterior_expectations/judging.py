@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import numpy as np
+from scipy import special
 
 from experiments.posterior_expectations import students
 from experiments.posterior_expectations.settings import TEACHER, Student
-from kd import metrics
+from kd import inference, metrics
 from kd.metrics import Uncertainties
 from kd.training import MonteCarloState
 from kd.types import PyTree
@@ -52,6 +53,16 @@ def judge_teacher(means: MonteCarloState, places: dict[str, np.ndarray]) -> Judg
         entropies[TEST],
         {name: metrics.uncertainties(parts[name], entropies[name]) for name in places},
     )
+
+
+def judge_fitted(means: MonteCarloState, places: dict[str, np.ndarray]) -> Judged:
+    """The Dirichlet distributions nearest to the teacher's answers, one at each input.
+
+    The most that a Dirichlet student could learn.
+    """
+    parts = split(np.log(inference.fit_dirichlet(means.means["log_probs"])), places)
+    own = {name: metrics.dirichlet_uncertainties(part) for name, part in parts.items()}
+    return Judged(special.log_softmax(parts[TEST], axis=-1), own[TEST].data, own)
 
 
 def judge_student(learned: Learned, places: dict[str, np.ndarray]) -> Judged:

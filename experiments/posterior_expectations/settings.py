@@ -16,7 +16,7 @@ REGULARIZERS = ("proximal", "penalty")
 STUDENTS = ("predictive", "entropy", "both", "dirichlet")
 ESTIMATORS = ("current", "running")
 CURRENT, RUNNING = ESTIMATORS
-TEACHER = "teacher"
+TEACHER, FITTED = "teacher", "fitted dirichlets"
 # Shares of an image that is masked: squares of 10, 15, 20, 23 and 26 pixels of MNIST's 28.
 PAPER_RATES = (0.0, 0.13, 0.29, 0.51, 0.675, 0.862)
 PAPER_SIZES = (10_000, 20_000, 30_000, 60_000)

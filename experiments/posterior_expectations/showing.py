@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments import report
 from experiments.posterior_expectations import toy
-from experiments.posterior_expectations.settings import TEACHER, Settings, Student
+from experiments.posterior_expectations.settings import FITTED, TEACHER, Settings, Student
 from experiments.posterior_expectations.tables import (
     COSTS,
     DRAW_SIZE,
@@ -38,7 +38,9 @@ class Shown(NamedTuple):
     @property
     def names(self) -> list[str]:
         """Of the teacher and the students."""
-        return [TEACHER, *(student.name for student in self.settings.students())]
+        students = self.settings.students()
+        fitted = [FITTED] if any(student.kind == "dirichlet" for student in students) else []
+        return [TEACHER, *fitted, *(student.name for student in students)]
 
     def cell(self, figure: str, group: str, name: str, digits: int) -> str:
         """A figure with its error, or a dash."""

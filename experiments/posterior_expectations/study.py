@@ -23,12 +23,14 @@ from experiments.posterior_expectations.judging import (
     TEST,
     Judged,
     Learned,
+    judge_fitted,
     judge_student,
     judge_teacher,
     scores,
 )
 from experiments.posterior_expectations.settings import (
     ESTIMATORS,
+    FITTED,
     STUDENTS,
     TEACHER,
     Chain,
@@ -95,8 +97,11 @@ class Task(NamedTuple):
 
     def judge_teacher(self, state: training.CombinedState) -> Judged:
         """What the teacher says by then."""
-        means = state.states[TEACHER] if self.exact is None else self.exact
-        return judge_teacher(means, self.places)
+        return judge_teacher(self.means(state), self.places)
+
+    def means(self, state: training.CombinedState) -> training.MonteCarloState:
+        """The teacher's at the test, by then."""
+        return state.states[TEACHER] if self.exact is None else self.exact
 
     def judge_students(self, found: dict[str, Learned]) -> dict[str, Judged]:
         """What students say at the test."""
@@ -246,7 +251,7 @@ def task_of(run: Run, loaded: Loaded, chain: Chain) -> Task:
         updates[TEACHER] = teachers.means_update(settings, log_prob_fn, x)
         starts[TEACHER] = teachers.start(settings, dataset, key)
     else:
-        exact = teachers.means_of(log_prob_fn, members, x)
+        exact = teachers.means_of(settings, log_prob_fn, members, x)
     update = training.combine(**updates)
     state = update.init(starts)
     if members is None:
@@ -276,7 +281,11 @@ def distil(run: Run, task: Task) -> tuple[dict[str, Judged], dict[str, Learned]]
         )
         found = pruning.finish(run, task, final)
     export(run, chain, task.dataset, found)
-    return {TEACHER: task.judge_teacher(final.student), **task.judge_students(found)}, found
+    judged = {TEACHER: task.judge_teacher(final.student)}
+    means = task.means(final.student)
+    if "log_probs" in means.means:
+        judged[FITTED] = judge_fitted(means, task.places)
+    return {**judged, **task.judge_students(found)}, found
 
 
 def begin(stream_state: PyTree) -> PyTree:

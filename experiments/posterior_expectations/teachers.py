@@ -16,8 +16,6 @@ from kd.data import Dataset
 from kd.training import MonteCarloState
 from kd.types import Array, Key, LogProbFn, PyTree, Sampler, Stream, Update
 
-# What the teacher is asked at the test.
-FNS = {"probs": inference.predictive, "entropy": inference.entropy}
 SAMPLED = 0.5  # Of a cycle, its end, from which positions are kept.
 
 
@@ -163,18 +161,30 @@ def sampler_of(
     return chain_of(settings, dataset), start(settings, dataset, key), None
 
 
+def asked(settings: Settings) -> dict[str, Callable[[Array], Array]]:
+    """What the teacher is asked at the test; for Dirichlet students also what they fit."""
+    found = {"probs": inference.predictive, "entropy": inference.entropy}
+    if any(student.kind == "dirichlet" for student in settings.students()):
+        found["log_probs"] = lambda log_probs: inference.smoothed_log_probs(
+            log_probs, smoothing=settings.smoothing
+        )
+    return found
+
+
 def means_update(settings: Settings, log_prob_fn: LogProbFn, x: np.ndarray) -> Update:
     """The chain's means at the test inputs, on schedule."""
     num_chains = settings.num_chains if settings.num_chains > 1 else None
     return training.monte_carlo(
-        log_prob_fn, FNS, x, every=settings.test_thin, num_chains=num_chains
+        log_prob_fn, asked(settings), x, every=settings.test_thin, num_chains=num_chains
     )
 
 
-def means_of(log_prob_fn: LogProbFn, members: PyTree, x: np.ndarray) -> MonteCarloState:
+def means_of(
+    settings: Settings, log_prob_fn: LogProbFn, members: PyTree, x: np.ndarray
+) -> MonteCarloState:
     """Exact, of stored networks."""
     count = len(jax.tree.leaves(members)[0])
-    update = training.monte_carlo(log_prob_fn, FNS, x, num_chains=count)
+    update = training.monte_carlo(log_prob_fn, asked(settings), x, num_chains=count)
     state = update.init(jax.tree.map(lambda leaf: leaf[0], members))
     found, _ = jax.jit(update.apply)(state, {"chain": {"position": members}})
     return found

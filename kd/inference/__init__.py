@@ -20,6 +20,7 @@ from kd.inference.annealing import (
     salakhutdinov_schedule,
 )
 from kd.inference.bridge import BridgeLogZ, bridge_sampling
+from kd.inference.dirichlet import fit_dirichlet
 from kd.inference.em import (
     EMResult,
     EMState,
@@ -74,6 +75,7 @@ __all__ = [
     "data_logits",
     "entropy",
     "expectation_maximization",
+    "fit_dirichlet",
     "fit_mixture",
     "geometric_path",
     "importance_sampling",

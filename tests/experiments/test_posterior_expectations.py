@@ -81,7 +81,7 @@ def test_a_run_leaves_what_it_promises(finished):
 
 def test_rows_of_teacher_and_students(finished):
     values = finished.values()
-    for name in ["teacher", *FOUR]:
+    for name in ["teacher", "fitted dirichlets", *FOUR]:
         for figure in ("nll", "accuracy", "ece", "brier", "entropy_mae"):
             assert f"{figure}[0.29,0,{name}]" in values
         for kind in ("total", "knowledge"):
@@ -209,7 +209,7 @@ def test_a_stored_teachers_answers_are_means_over_its_members():
     members = teachers.starts(settings, digits, jax.random.key(0), 4)
     log_prob_fn = teachers.log_prob_fn_of(settings, 10)
     x = digits.test_x[:6]
-    found = teachers.means_of(log_prob_fn, members, x)
+    found = teachers.means_of(settings, log_prob_fn, members, x)
     assert int(found.num_samples) == 4
     log_probs = np.array(
         [
@@ -219,6 +219,8 @@ def test_a_stored_teachers_answers_are_means_over_its_members():
         float,
     )
     np.testing.assert_allclose(found.means["probs"], np.exp(log_probs).mean(0), rtol=1e-5)
+    smoothed = np.log(0.999 * np.exp(log_probs) + 0.001 / 10)
+    np.testing.assert_allclose(found.means["log_probs"], smoothed.mean(0), rtol=1e-4)
     entropies = -(np.exp(log_probs) * log_probs).sum(-1)
     np.testing.assert_allclose(found.means["entropy"], entropies.mean(0), rtol=1e-5)
 

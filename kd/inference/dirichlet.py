@@ -1,0 +1,65 @@
+"""The Dirichlet distribution nearest to samples of probabilities, by maximum likelihood."""
+
+import numpy as np
+from scipy import special
+
+from kd import checks
+
+MAX_ITERATIONS, TOLERANCE, LARGEST = 200, 1e-10, 1e12
+
+
+def fit_dirichlet(mean_log_probs: np.ndarray) -> np.ndarray:
+    r"""Concentrations of most likelihood, given the means of the samples' logarithms.
+
+    .. math:: \hat\alpha = \arg\max_\alpha \; \log\Gamma(\alpha_0) - \sum_c \log\Gamma(\alpha_c)
+       + \sum_c (\alpha_c - 1) \, \overline{\log p_c}
+
+    It is what ensemble distribution distillation would teach a network that can say anything: how
+    far that is from the samples' mean is the method's own error, and not the network's.
+
+    Args:
+      mean_log_probs: `[..., C]`, nats, of the samples at one input each. Samples that are all one
+        have no finite maximum: the sum of their concentrations ends at 1e12.
+
+    Returns:
+      `[..., C]`, in double precision.
+
+    Raises:
+      ValueError: if they are not finite, or no means of log-probabilities: then
+        :math:`\sum_c e^{\overline{\log p_c}}` is at most 1.
+
+    Example:
+      >>> concentration = np.array([0.5, 2.0, 7.0])
+      >>> means = special.digamma(concentration) - special.digamma(concentration.sum())
+      >>> print(fit_dirichlet(means).round(6))
+      [0.5 2.  7. ]
+
+    Reference:
+      Minka (2000), "Estimating a Dirichlet distribution", section 1: Newton's method.
+    """
+    means = np.asarray(mean_log_probs, np.float64)
+    if means.ndim < 1 or means.shape[-1] < 2:
+        raise ValueError(f"mean_log_probs must be of at least two classes, got {means.shape}.")
+    checks.check_finite("mean_log_probs", means)
+    excess = float(np.max(special.logsumexp(means, axis=-1), initial=-np.inf))
+    if excess > 1e-5:
+        raise ValueError(f"mean_log_probs must be of probabilities: one sums to {excess:.3g} nats.")
+    # By moments the total is about (C - 1) / (-2 log sum exp of the means).
+    total = (means.shape[-1] - 1) / (-2 * np.minimum(special.logsumexp(means, axis=-1), -1e-12))
+    shares = np.exp(means - special.logsumexp(means, axis=-1, keepdims=True))
+    alpha = np.clip(shares * total[..., None], 1e-3, LARGEST)
+    for _ in range(MAX_ITERATIONS):
+        old, alpha = alpha, _newton(alpha, means)
+        if np.all(np.abs(alpha - old) <= TOLERANCE * old):
+            break
+    return alpha
+
+
+def _newton(alpha: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """A step, at most to a half or to twice of each concentration."""
+    total = alpha.sum(axis=-1, keepdims=True)
+    slope = special.digamma(total) - special.digamma(alpha) + means
+    own, shared = -special.polygamma(1, alpha), special.polygamma(1, total)
+    common = np.sum(slope / own, axis=-1, keepdims=True)
+    common /= 1 / shared + np.sum(1 / own, axis=-1, keepdims=True)
+    return np.clip(alpha - (slope - common) / own, alpha / 2, np.minimum(2 * alpha, LARGEST))
