@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import chains
-from experiments.flags import Options, UserError
+from experiments.flags import Options
 from experiments.posterior_expectations import (
     figures,
+    inputs,
     networks,
     pruning,
     showing,
@@ -29,37 +30,20 @@ from experiments.posterior_expectations.judging import (
     scores,
 )
 from experiments.posterior_expectations.settings import (
-    ESTIMATORS,
     FITTED,
-    STUDENTS,
     TEACHER,
     Chain,
     Settings,
 )
 from experiments.report import Row
 from experiments.run import Run, execute
-from kd import data, streams, training
+from kd import streams, training
 from kd.data import Dataset
 from kd.export import export_student
 from kd.types import PyTree, Sampler, Stream, Update
 
 EXPERIMENT = "posterior_expectations"
 NUM_POINTS = 10  # Of a curve.
-SYNTHETIC = ("permuted", "inverted")
-
-
-class Loaded(NamedTuple):
-    """The inputs of a run.
-
-    Attributes:
-      dataset: whole and without masks.
-      unlabelled: the students' inputs, without masks.
-      outside: inputs out of distribution, `[M, ...]`, by name.
-    """
-
-    dataset: Dataset
-    unlabelled: np.ndarray
-    outside: dict[str, np.ndarray]
 
 
 class Task(NamedTuple):
@@ -116,8 +100,8 @@ def run(preset: str, settings: Settings, options: Options) -> None:
         settings,
         options,
         columns=columns(settings),
-        inputs_fn=partial(fingerprints, settings, options),
-        load_fn=partial(load, settings, options),
+        inputs_fn=partial(inputs.fingerprints, settings, options),
+        load_fn=partial(inputs.load, settings, options),
         study_fn=compare,
         products=("figures", "student"),
     )
@@ -131,85 +115,7 @@ def columns(settings: Settings) -> list[str]:
     return [*found, f"{TEACHER}.samples", f"{TEACHER}.nll", "log_posterior", "loss", "stored"]
 
 
-def fingerprints(settings: Settings, options: Options) -> dict[str, str | None]:
-    """Digests of the data sets."""
-    names = {settings.dataset, settings.unlabelled, *settings.outside} - {"", toy.NAME, *SYNTHETIC}
-    return {name: data.fingerprint(name, data_dir=options.data_dir) for name in sorted(names)}
-
-
-def load(settings: Settings, options: Options) -> Loaded:
-    """Reads the data, and refuses what cannot be done."""
-    check(settings)
-    if settings.dataset == toy.NAME:
-        return Loaded(*toy.dataset(settings.seed), {})
-    dataset = data.load(settings.dataset, data_dir=options.data_dir)
-    shape = dataset.test_x.shape[1:]
-    outside = {}
-    for name in settings.outside:
-        if name == "inverted":
-            found = 1 - dataset.test_x
-        elif name == "permuted":
-            order = np.random.default_rng(settings.seed).permutation(int(np.prod(shape)))
-            found = dataset.test_x.reshape(len(dataset.test_x), -1)[:, order]
-            found = found.reshape(dataset.test_x.shape)
-        else:
-            found = data.load_test_inputs(name, data_dir=options.data_dir)
-        if found.shape[1:] != shape:
-            raise UserError(
-                f"--outside={name} has inputs {found.shape[1:]}, and {settings.dataset} {shape}."
-            )
-        outside[name] = found
-    unlabelled = dataset.train_x
-    if settings.unlabelled:
-        unlabelled = data.load(settings.unlabelled, data_dir=options.data_dir).train_x
-        if unlabelled.shape[1:] != shape:
-            raise UserError(
-                f"--unlabelled={settings.unlabelled} has inputs {unlabelled.shape[1:]}, and "
-                f"{settings.dataset} {shape}."
-            )
-    return Loaded(dataset, unlabelled, outside)
-
-
-def check(settings: Settings) -> None:
-    """Refuses settings that do not go together."""
-    for flag, choices in (("student", STUDENTS), ("estimator", ESTIMATORS)):
-        for value in getattr(settings, flag):
-            if value not in choices:
-                raise UserError(f"--{flag} must be {' | '.join(choices)}; got {value!r}.")
-    for text in settings.student_hidden:
-        try:
-            networks.hidden_sizes(text)
-        except ValueError:
-            raise UserError(f"--student_hidden must be like 10 or 10-10; got {text!r}.") from None
-    if settings.student_hidden and settings.model != "fcnn":
-        raise UserError(f"--student_hidden is of fcnn, not of {settings.model}.")
-    if settings.dataset == toy.NAME:
-        for flag in ("outside", "mask_rate", "train_size", "unlabelled"):
-            if any(getattr(settings, flag)):
-                raise UserError(f"--{flag} is of images, not of toy: give --{flag}=")
-        if any(chain.mask_rate or chain.train_size for chain in settings.chains()):
-            raise UserError("toy has no masks: --experiment must be 1 or 3 with --mask_rate=0.")
-    if settings.num_steps < settings.thin:
-        raise UserError(f"--num_steps must be at least --thin; got {settings.num_steps}.")
-    if settings.num_chains > 1 and teachers.is_stored(settings):
-        raise UserError(f"--num_chains is of sgld and sghmc, not of {settings.teacher}.")
-    if settings.teacher == "cyclical":
-        if settings.num_members % settings.num_cycles:
-            raise UserError(
-                f"--num_members must be a multiple of --num_cycles = {settings.num_cycles}; got "
-                f"{settings.num_members}."
-            )
-        kept = 2 * settings.num_members
-        if settings.num_steps % kept:
-            raise UserError(
-                f"--num_steps must be a multiple of 2 x --num_members = {kept}; got "
-                f"{settings.num_steps}."
-            )
-    if settings.teacher == "bag" and settings.num_steps < settings.num_members:
-        raise UserError(f"--num_steps must be at least --num_members; got {settings.num_steps}.")
-
-
-def compare(run: Run, loaded: Loaded) -> list[Row]:
+def compare(run: Run, loaded: inputs.Loaded) -> list[Row]:
     """Every chain with its students; then figures, exports and rows."""
     labels = loaded.dataset.test_y
     found, learned = {}, {}
@@ -221,12 +127,13 @@ def compare(run: Run, loaded: Loaded) -> list[Row]:
     return made
 
 
-def task_of(run: Run, loaded: Loaded, chain: Chain) -> Task:
+def task_of(run: Run, loaded: inputs.Loaded, chain: Chain) -> Task:
     """The teacher, which is made now if it is to be stored, and students that know nothing."""
     settings = run.settings
-    dataset, unlabelled = data_of(settings, loaded, chain)
+    dataset, unlabelled = inputs.data_of(settings, loaded, chain)
     outside = {
-        name: masked(settings, x, chain, f"outside {name}") for name, x in loaded.outside.items()
+        name: inputs.masked(settings, x, chain, f"outside {name}")
+        for name, x in loaded.outside.items()
     }
     places = {TEST: dataset.test_x, **outside}
     x = np.concatenate(list(places.values()))
@@ -294,52 +201,20 @@ def begin(stream_state: PyTree) -> PyTree:
     return jnp.zeros_like(number), streams.forget(state)
 
 
-def data_of(settings: Settings, loaded: Loaded, chain: Chain) -> tuple[Dataset, np.ndarray]:
-    """What the teacher learns from and is tested on, and the students' inputs.
-
-    Those are all training images, whatever the teacher has of them, with masks of their own; or
-    of another data set. With fresh masks they have none yet.
-    """
-    dataset, unlabelled = loaded.dataset, loaded.unlabelled
-    seed = settings.seed + chain.repeat
-    if not settings.fresh_masks:
-        unlabelled = masked(settings, unlabelled, chain, "students")
-    if chain.train_size:
-        dataset = data.subsample(dataset, chain.train_size, seed=seed)
-    return dataset._replace(
-        train_x=masked(settings, dataset.train_x, chain, "teacher"),
-        test_x=masked(settings, dataset.test_x, chain, "test"),
-    ), unlabelled
-
-
-def masked(settings: Settings, x: np.ndarray, chain: Chain, what: str) -> np.ndarray:
-    """Images with a square of the chain's rate, at places that depend on what they are for."""
-    if chain.mask_rate == 0:
-        return x
-    seed = np.random.SeedSequence([settings.seed, chain.repeat, *what.encode()])
-    return data.mask_squares(x, side_of(chain, x), seed=int(seed.generate_state(1)[0]))
-
-
-def side_of(chain: Chain, images: np.ndarray) -> int:
-    """Of the square that covers the chain's share of an image, pixels."""
-    height, width = images.shape[1:3]
-    return min(round((chain.mask_rate * height * width) ** 0.5), height, width)
-
-
 def stream_of(
     run: Run, unlabelled: np.ndarray, sampler: Sampler, position: PyTree, log_prob_fn, chain: Chain
 ) -> Stream:
     """Inputs with estimates of all expectations, and their number."""
     settings = run.settings
-    inputs = streams.resample(
+    images = streams.resample(
         {"x": jnp.asarray(unlabelled), "index": jnp.arange(len(unlabelled))},
         min(settings.student_batch, len(unlabelled)),
     )
     if settings.fresh_masks:
-        inputs = streams.with_masks(inputs, side=side_of(chain, unlabelled))
+        images = streams.with_masks(images, side=inputs.side_of(chain, unlabelled))
     if settings.input_noise:
         limits = (0.0, 1.0) if settings.dataset != toy.NAME else None  # Of pixels.
-        inputs = streams.with_noise(inputs, scale=settings.input_noise, limits=limits)
+        images = streams.with_noise(images, scale=settings.input_noise, limits=limits)
     is_stored = teachers.is_stored(settings)
     return streams.numbered(
         streams.posterior_expectations(
@@ -347,7 +222,7 @@ def stream_of(
             position,
             log_prob_fn,
             students.expectations(settings),
-            inputs,
+            images,
             num_examples=len(unlabelled),
             thin=1 if is_stored else settings.thin,
             num_chains=settings.num_chains if settings.num_chains > 1 else None,

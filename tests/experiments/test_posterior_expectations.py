@@ -12,10 +12,10 @@ from PIL import Image
 
 from experiments.flags import resolve
 from experiments.posterior_expectations import (
+    inputs,
     networks,
     showing,
     students,
-    study,
     tables,
     teachers,
 )
@@ -43,13 +43,13 @@ def settings_of(given, preset="quick"):
 
 def loaded_digits():
     digits = data.load("digits")
-    return study.Loaded(digits, digits.train_x, {})
+    return inputs.Loaded(digits, digits.train_x, {})
 
 
 def nll_of_file(finished, name, given):
     """Of an exported student at the masked test images, by NumPy alone."""
     settings = settings_of(given)
-    dataset, _ = study.data_of(settings, loaded_digits(), settings.chains()[0])
+    dataset, _ = inputs.data_of(settings, loaded_digits(), settings.chains()[0])
     student = load_student(finished.path / "student" / name)
     log_probs = np.asarray(student(jnp.asarray(dataset.test_x)), float)
     return -log_probs[np.arange(len(log_probs)), dataset.test_y].mean()
@@ -340,18 +340,18 @@ def test_every_experiment_has_chains_and_students_of_its_own():
 def test_masks_are_drawn_once_and_apart():
     settings, loaded = settings_of({}), loaded_digits()
     chain = settings.chains()[0]
-    found, unlabelled = study.data_of(settings, loaded, chain)
-    again, _ = study.data_of(settings, loaded, chain)
+    found, unlabelled = inputs.data_of(settings, loaded, chain)
+    again, _ = inputs.data_of(settings, loaded, chain)
     np.testing.assert_array_equal(found.train_x, again.train_x)
     assert not np.array_equal(found.train_x, unlabelled)
-    share = np.mean(study.masked(settings, np.ones((50, 28, 28, 1)), chain, "test") == 0)
+    share = np.mean(inputs.masked(settings, np.ones((50, 28, 28, 1)), chain, "test") == 0)
     # 15 pixels, as in the paper.
     assert share == pytest.approx((15 / 28) ** 2) and share == pytest.approx(0.29, abs=0.01)
-    dataset, inputs = study.data_of(settings, loaded, chain._replace(train_size=100))
-    assert len(dataset.train_x) == 100 and len(inputs) == 1200
+    dataset, unlabelled = inputs.data_of(settings, loaded, chain._replace(train_size=100))
+    assert len(dataset.train_x) == 100 and len(unlabelled) == 1200
     fresh = dataclasses.replace(settings, fresh_masks=True)
-    _, inputs = study.data_of(fresh, loaded, chain)
-    np.testing.assert_array_equal(inputs, loaded.unlabelled)
+    _, unlabelled = inputs.data_of(fresh, loaded, chain)
+    np.testing.assert_array_equal(unlabelled, loaded.unlabelled)
 
 
 def test_networks_are_the_papers():

@@ -1,0 +1,150 @@
+"""What a run learns from and is tested on: data sets, masks; settings that do not go together."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.flags import Options, UserError
+from experiments.posterior_expectations import networks, teachers, toy
+from experiments.posterior_expectations.settings import ESTIMATORS, STUDENTS, Chain, Settings
+from kd import data
+from kd.data import Dataset
+
+SYNTHETIC = ("permuted", "inverted")
+
+
+class Loaded(NamedTuple):
+    """The inputs of a run.
+
+    Attributes:
+      dataset: whole and without masks.
+      unlabelled: the students' inputs, without masks.
+      outside: inputs out of distribution, `[M, ...]`, by name.
+    """
+
+    dataset: Dataset
+    unlabelled: np.ndarray
+    outside: dict[str, np.ndarray]
+
+
+def fingerprints(settings: Settings, options: Options) -> dict[str, str | None]:
+    """Digests of the data sets."""
+    names = {settings.dataset, settings.unlabelled, *settings.outside} - {"", toy.NAME, *SYNTHETIC}
+    return {name: data.fingerprint(name, data_dir=options.data_dir) for name in sorted(names)}
+
+
+def load(settings: Settings, options: Options) -> Loaded:
+    """Reads the data, and refuses what cannot be done."""
+    check(settings)
+    if settings.dataset == toy.NAME:
+        return Loaded(*toy.dataset(settings.seed), {})
+    dataset = data.load(settings.dataset, data_dir=options.data_dir)
+    shape = dataset.test_x.shape[1:]
+
+    def check_shape(flag: str, name: str, x: np.ndarray) -> np.ndarray:
+        if x.shape[1:] != shape:
+            raise UserError(
+                f"--{flag}={name} has inputs {x.shape[1:]}, and {settings.dataset} {shape}."
+            )
+        return x
+
+    outside = {}
+    for name in settings.outside:
+        if name in SYNTHETIC:
+            outside[name] = altered(dataset.test_x, name, settings.seed)
+        else:
+            found = data.load_test_inputs(name, data_dir=options.data_dir)
+            outside[name] = check_shape("outside", name, found)
+    unlabelled = dataset.train_x
+    if settings.unlabelled:
+        found = data.load(settings.unlabelled, data_dir=options.data_dir).train_x
+        unlabelled = check_shape("unlabelled", settings.unlabelled, found)
+    return Loaded(dataset, unlabelled, outside)
+
+
+def altered(images: np.ndarray, how: str, seed: int) -> np.ndarray:
+    """The images inverted, or with their pixels in one other order."""
+    if how == "inverted":
+        return 1 - images
+    flat = images.reshape(len(images), -1)
+    order = np.random.default_rng(seed).permutation(flat.shape[1])
+    return flat[:, order].reshape(images.shape)
+
+
+def check(settings: Settings) -> None:
+    """Refuses settings that do not go together."""
+    _check_students(settings)
+    _check_teacher(settings)
+    if settings.dataset == toy.NAME:
+        for flag in ("outside", "mask_rate", "train_size", "unlabelled"):
+            if any(getattr(settings, flag)):
+                raise UserError(f"--{flag} is of images, not of toy: give --{flag}=")
+        if any(chain.mask_rate or chain.train_size for chain in settings.chains()):
+            raise UserError("toy has no masks: --experiment must be 1 or 3 with --mask_rate=0.")
+
+
+def _check_students(settings: Settings) -> None:
+    for flag, choices in (("student", STUDENTS), ("estimator", ESTIMATORS)):
+        for value in getattr(settings, flag):
+            if value not in choices:
+                raise UserError(f"--{flag} must be {' | '.join(choices)}; got {value!r}.")
+    for text in settings.student_hidden:
+        try:
+            networks.hidden_sizes(text)
+        except ValueError:
+            raise UserError(f"--student_hidden must be like 10 or 10-10; got {text!r}.") from None
+    if settings.student_hidden and settings.model != "fcnn":
+        raise UserError(f"--student_hidden is of fcnn, not of {settings.model}.")
+
+
+def _check_teacher(settings: Settings) -> None:
+    steps, members = settings.num_steps, settings.num_members
+    if steps < settings.thin:
+        raise UserError(f"--num_steps must be at least --thin; got {steps}.")
+    if settings.num_chains > 1 and teachers.is_stored(settings):
+        raise UserError(f"--num_chains is of sgld and sghmc, not of {settings.teacher}.")
+    if settings.teacher == "bag" and steps < members:
+        raise UserError(f"--num_steps must be at least --num_members; got {steps}.")
+    if settings.teacher != "cyclical":
+        return
+    if members % settings.num_cycles:
+        raise UserError(
+            f"--num_members must be a multiple of --num_cycles = {settings.num_cycles}; got "
+            f"{members}."
+        )
+    if steps % (2 * members):
+        raise UserError(
+            f"--num_steps must be a multiple of 2 x --num_members = {2 * members}; got {steps}."
+        )
+
+
+def data_of(settings: Settings, loaded: Loaded, chain: Chain) -> tuple[Dataset, np.ndarray]:
+    """What the teacher learns from and is tested on, and the students' inputs.
+
+    Those are all training images, whatever the teacher has of them, with masks of their own; or
+    of another data set. With fresh masks they have none yet.
+    """
+    dataset, unlabelled = loaded.dataset, loaded.unlabelled
+    seed = settings.seed + chain.repeat
+    if not settings.fresh_masks:
+        unlabelled = masked(settings, unlabelled, chain, "students")
+    if chain.train_size:
+        dataset = data.subsample(dataset, chain.train_size, seed=seed)
+    return dataset._replace(
+        train_x=masked(settings, dataset.train_x, chain, "teacher"),
+        test_x=masked(settings, dataset.test_x, chain, "test"),
+    ), unlabelled
+
+
+def masked(settings: Settings, x: np.ndarray, chain: Chain, what: str) -> np.ndarray:
+    """Images with a square of the chain's rate, at places that depend on what they are for."""
+    if chain.mask_rate == 0:
+        return x
+    seed = np.random.SeedSequence([settings.seed, chain.repeat, *what.encode()])
+    return data.mask_squares(x, side_of(chain, x), seed=int(seed.generate_state(1)[0]))
+
+
+def side_of(chain: Chain, images: np.ndarray) -> int:
+    """Of the square that covers the chain's share of an image, pixels."""
+    height, width = images.shape[1:3]
+    return min(round((chain.mask_rate * height * width) ** 0.5), height, width)
