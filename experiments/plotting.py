@@ -35,6 +35,18 @@ def label_counts(axis: plt.Axes) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
+def label_values(axis: plt.Axes) -> None:
+    """Labels a logarithmic y axis of plain numbers, 0.2, 0.5, 1, more where it is short.
+
+    To be called when the limits are final.
+    """
+    low, high = axis.get_ylim()
+    steps = next((steps for ratio, steps in STEPS if high / low < ratio), (1,))
+    axis.yaxis.set_major_locator(LogLocator(subs=steps))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
 def save(figure: plt.Figure, run: Run, name: str) -> None:
     """Writes a figure into `figures/` of the workdir, and lets go of it."""
     figure.savefig(run.workdir.file("figures", name))

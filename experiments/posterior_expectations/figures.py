@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.plotting import STYLE, label_counts, plt, save
+from experiments.plotting import STYLE, label_counts, label_values, plt, save
 from experiments.posterior_expectations import toy
 from experiments.posterior_expectations.judging import Judged
 from experiments.posterior_expectations.settings import TEACHER, Chain, Settings, Student
@@ -53,6 +53,7 @@ def _curves(run: Run, chain: Chain) -> plt.Figure:
             axis.plot(steps * run.settings.thin, values, "o-", markersize=2, label=name, **style)
     axis.set(xscale="log", yscale="log", xlabel="steps of the chain", ylabel="test NLL, nats")
     label_counts(axis)
+    label_values(axis)
     axis.legend(fontsize=7)
     return figure
 
