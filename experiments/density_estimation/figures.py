@@ -1,5 +1,6 @@
 """The study's figures: 3.1-3.9 of the thesis, and KL divergences against N and batch size."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 COLOURS = {"batch": "#0072B2", "online": "#D55E00", "truth": "#009E73", "monte_carlo": "black"}
 NAMES = {"batch": "batch EM", "online": "online EM", "truth": "the true density"}
 ROUTE_COLOURS = {"one": "#D55E00", "thinned": "#009E73", "parallel": "#0072B2"}
-SHOWN = (-15.0, 10.0)  # As in the thesis.
+SHOWN = (-15.0, 10.0)  # As in the thesis; further where a density has a tail to be seen.
+TAIL, STEP = 0.01, 5.0  # Of the highest density; limits are its multiples.
 SWEEP_SHOWN = (1e-3, 1.0)  # Nats: so that figures of two runs may stand side by side.
 
 
@@ -42,45 +44,50 @@ def _posterior(run: Run, num_points: int, result: "Result") -> plt.Figure:
     for index, axis in enumerate(axes):
         axis.hist(bag[:, index], bins=np.linspace(low, high, 60), density=True, color="#56B4E9")
         axis.axvline(posterior.MEANS[index], color="black", linewidth=1)
-        axis.set(ylabel=f"$m_{index + 1}$", yticks=[])
+        axis.set(ylabel=f"w[{index}]", yticks=[])  # As in draws/.
         axis.grid(visible=False)
-    axes[0].set_title(f"posterior of the means, {num_points:,} points", fontsize=9)
-    axes[-1].set_xlabel("mean (the line is the true one)")
+    axes[0].set_title(f"posterior of the means w, {num_points:,} points", fontsize=9)
+    axes[-1].set_xlabel("w (the line is the true mean)")
     axis = right.subplots()
-    x = quadrature.grid(run.settings.grid_points)
-    seen = (x >= SHOWN[0]) & (x <= SHOWN[1])
-    truth = quadrature.truth(x)[seen]
-    axis.plot(x[seen], truth, color=COLOURS["truth"], linestyle=":", label=NAMES["truth"])
-    axis.plot(
-        x[seen],
-        result.monte_carlo[0, seen],
-        color=COLOURS["monte_carlo"],
-        linewidth=2.5,
-        alpha=0.35,
-        label=f"mean of {len(bag):,} samples",
-    )
-    for name in ("batch", "online"):
-        density = np.exp(result.log_densities[name][0, seen])
-        label = f"{NAMES[name]}, KL {result.kl[name][0]:.4f}"
-        style = {"batch": "-", "online": "--"}[name]
-        axis.plot(x[seen], density, color=COLOURS[name], linestyle=style, label=label)
-    points = result.points[0]
-    inside = points[(points >= SHOWN[0]) & (points <= SHOWN[1])]
-    axis.plot(inside, np.zeros_like(inside), "|", color="black", markersize=7, label="points")
-    axis.set(xlabel="x", xlim=SHOWN, title="predictive density")
-    axis.set_ylim(bottom=0)
-    axis.legend(fontsize=7, loc="upper left")
+    _predictive(axis, quadrature.grid(run.settings.grid_points), result)
     return figure
 
 
+def _predictive(axis: plt.Axes, x: np.ndarray, result: "Result") -> None:
+    """The true density, the Monte Carlo prediction and the students', of the first data set."""
+    students = {name: np.exp(log_q[0]) for name, log_q in result.log_densities.items()}
+    truth, monte_carlo = quadrature.truth(x), result.monte_carlo[0]
+    axis.plot(x, truth, color=COLOURS["truth"], linestyle=":", label=NAMES["truth"])
+    label = f"Monte Carlo, mean of {result.bags.shape[1]:,} samples"
+    axis.plot(x, monte_carlo, color=COLOURS["monte_carlo"], lw=2.5, alpha=0.35, label=label)
+    for name, style in (("batch", "-"), ("online", "--")):
+        label = f"{NAMES[name]}, KL {result.kl[name][0]:.4f} nats"
+        axis.plot(x, students[name], color=COLOURS[name], linestyle=style, label=label)
+    points = result.points[0]
+    axis.plot(points, np.zeros_like(points), "|", color="black", markersize=7, label="points")
+    drawn = [truth, monte_carlo, *students.values()]
+    axis.set(xlabel="x", ylabel="density", xlim=limits(x, drawn), ylim=(0, 1.32 * np.max(drawn)))
+    axis.set_title("predictive density; KL is KL(Monte Carlo ‖ student)", fontsize=9)
+    axis.legend(fontsize=7, loc="upper center", ncols=2)  # Above all curves.
+
+
+def limits(x: np.ndarray, densities: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Those of the thesis, or wider ones, that no density's visible tail is cut."""
+    highest = np.max(densities, axis=0)
+    seen = x[highest > TAIL * highest.max()]
+    low, high = STEP * np.floor(seen[0] / STEP), STEP * np.ceil(seen[-1] / STEP)
+    return min(SHOWN[0], float(low)), max(SHOWN[1], float(high))
+
+
 def _divergences(run: Run, results: "dict[int, Result]") -> plt.Figure:
-    """KL divergence from the Monte Carlo prediction against the number of points."""
+    """KL(Monte Carlo ‖ density) against the number of points."""
     figure, axis = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
     num_points = np.array(list(results))
     for name in ("truth", "batch", "online"):
         values = np.array([result.kl[name] for result in results.values()])
         _with_errors(axis, num_points, values, COLOURS[name], NAMES[name])
-    axis.set(xscale="log", yscale="log", xlabel="points N", ylabel="KL from Monte Carlo, nats")
+    axis.set(xscale="log", yscale="log", xlabel="points N")
+    axis.set_ylabel("KL(Monte Carlo ‖ density), nats")
     label_counts(axis)
     repeats = run.settings.num_repeats
     title = f"mean of {repeats} data sets ± one standard error" if repeats > 1 else None
@@ -103,7 +110,7 @@ def _sweep(run: Run, sweep: dict[tuple[str, int], np.ndarray]) -> plt.Figure:
         xscale="log",
         yscale="log",
         xlabel=f"draws a step ({draws:,} in all)",
-        ylabel="KL from Monte Carlo, nats",
+        ylabel="KL(Monte Carlo ‖ student), nats",
         ylim=SWEEP_SHOWN,
     )
     steps = {"linear": "linear steps", "power": "power steps"}[run.settings.step_size]

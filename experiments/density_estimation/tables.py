@@ -68,16 +68,16 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         r_hat = by_name[f"r_hat[{num}]"]["value"]
         mark = " *" if not r_hat < MOST_R_HAT else ""
         lines.append([f"{num:,}", *(report.pm(row, 4) for row in kl), f"{r_hat:.3f}{mark}"])
-    title = "KL from the Monte Carlo prediction, nats"
-    report.print_table(title, ["points", "batch EM", "online EM", "the truth", "R-hat"], lines)
+    header = ["points", "batch EM", "online EM", "the true density", "R-hat"]
+    report.print_table("KL(Monte Carlo ‖ density), nats", header, lines)
     is_apart = any(line[-1].endswith("*") for line in lines)
     if settings.batch_sizes:
         lines = [
             [f"{size:,}"] + [report.pm(by_name[f"kl.sweep[{route},{size}]"], 3) for route in ROUTES]
             for size in settings.batch_sizes
         ]
-        title = f"online EM of {settings.sweep_points:,} points: KL by draws a step, and from where"
-        header = ["draws", *(ROUTE_NAMES[route] for route in ROUTES)]
+        title = f"KL(Monte Carlo ‖ student), nats: online EM, {settings.sweep_points:,} points"
+        header = ["draws a step", *(ROUTE_NAMES[route] for route in ROUTES)]
         report.print_table(title, header, lines)
         worst = max(
             by_name[f"num_empty.sweep[{route},{size}]"]["value"]
@@ -88,6 +88,7 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             print(f"Up to {worst:.1f} of {settings.num_components} components end without a share.")
         ess, r_hat = by_name["ess.sweep"]["value"], by_name["r_hat.sweep"]["value"]
         print(f"The chains there: {ess:,.0f} effective samples at least, R-hat {r_hat:.3f}.")
+    print(f"Monte Carlo: the mean density over {settings.num_samples:,} samples of the posterior.")
     _show_mishaps(by_name, settings)
     if settings.num_repeats > 1:
         print(f"± is one standard error over {settings.num_repeats} data sets; R-hat the largest.")

@@ -27,6 +27,15 @@ MOST_R_HAT = 1.01
 # EP by exact moments and quadrature; by MacKay's moments and quadrature, as in the thesis; and
 # by MacKay's moments and predictions.
 OTHERS = ("ep", "ep_thesis", "ep_mackay", "laplace", "hmc")
+LOSS_NAMES = {"ce": "cross-entropy", "dse": "derivatives"}
+NAMES = {
+    "ep": "EP, exact moments",
+    "ep_thesis": "EP, MacKay's moments",
+    "ep_mackay": "EP, all by MacKay",
+    "laplace": "Laplace",
+    "hmc": "Hamiltonian Monte Carlo",
+    "student": "a student",
+}
 Predictions = dict[tuple[str, str], np.ndarray]
 
 
@@ -56,6 +65,17 @@ def name_of(condition: tuple[str, str, float]) -> str:
     """Of a kind of student."""
     mode, loss, variance = condition
     return f"{mode},{loss},{variance:g}"
+
+
+def title_of(kind: str, settings: Settings, *, is_whole: bool = True) -> str:
+    """The words for a name in the rows; `is_whole` tells several input variances apart."""
+    if kind == "mcmc":
+        return f"{settings.num_samples:,} samples"
+    if kind in NAMES:
+        return NAMES[kind]
+    mode, loss, variance = kind.split(",")
+    place = f", inputs {variance}" if is_whole and len(settings.input_variance) > 1 else ""
+    return f"{mode}, {LOSS_NAMES[loss]}{place}"
 
 
 def predict_all(
@@ -165,45 +185,27 @@ def _costs(
 def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     """Prints the tables at the end of a run."""
     by_name = report.RowsByName(summary, workdir)
-    is_real = settings.dataset != "points"
-    place = HELD_OUT if is_real else SQUARE
-    kinds = [name_of(condition) for condition in settings.conditions()]
-    kinds += [name for name in OTHERS if f"mean_gap.{place}[{name}]" in by_name]
-    near = f"inputs_{settings.input_variance[0]:g}"
-    lines = []
-    for kind in kinds:
-        here = kind.rsplit(",", 1)[-1]
-        own = f"inputs_{here}" if kind.count(",") == 2 else near
-        lines.append(
-            [
-                kind,
-                report.pm(by_name[f"mean_gap.{own}[{kind}]"], 4),
-                f"{by_name[f'max_gap.{own}[{kind}]']['value']:.3f}",
-                report.pm(by_name[f"mean_gap.{place}[{kind}]"], 4),
-                f"{by_name[f'max_gap.{place}[{kind}]']['value']:.3f}",
-            ]
-        )
-    title = f"gaps to the mean of {settings.num_samples:,} samples, in probability"
-    header = ["", "mean, inputs", "greatest", f"mean, {place}", "greatest"]
-    report.print_table(title, header, lines)
-    if is_real:
+    place = SQUARE if settings.dataset == "points" else HELD_OUT
+    others = [name for name in OTHERS if f"mean_gap.{place}[{name}]" in by_name]
+    _show_gaps(by_name, settings, place, others)
+    if place == HELD_OUT:
+        kinds = ["mcmc", *(name_of(condition) for condition in settings.conditions()), *others]
         lines = [
             [
-                kind,
+                title_of(kind, settings),
                 report.pm(by_name[f"accuracy[{kind}]"], 2),
                 report.pm(by_name[f"log_prob[{kind}]"], 4),
             ]
-            for kind in ("mcmc", *kinds)
+            for kind in kinds
         ]
         report.print_table("held out", ["", "accuracy %", "log p, nats"], lines)
     lines = [
         [
-            name,
+            title_of(name, settings),
             f"{by_name[f'cost.bytes[{name}]']['value']:,.0f}",
             f"{by_name[f'cost.latency[{name}]']['value']:.2f}",
         ]
-        for name in ("mcmc", "student", *OTHERS)
-        if f"cost.bytes[{name}]" in by_name
+        for name in ("mcmc", "student", *others)
     ]
     report.print_table("what it costs", ["", "bytes", "ms, 1,000 predictions"], lines)
     r_hat = by_name["r_hat"]["value"]
@@ -214,5 +216,37 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
         print("The chains do not agree: more samples, or a longer burn-in, are needed.")
     hmc, divergences = (by_name[f"{n}.hmc"]["value"] for n in ("r_hat", "num_divergences"))
     if not hmc < MOST_R_HAT or divergences:
-        print(f"Hamiltonian Monte Carlo: R-hat {hmc:.3f}, {divergences:.0f} divergent steps.")
+        steps = f"{divergences:.0f} of {settings.num_samples:,} steps diverged"
+        print(f"Hamiltonian Monte Carlo: R-hat {hmc:.3f}, {steps}.")
     report.print_end(summary, workdir)
+
+
+def _show_gaps(
+    by_name: report.RowsByName, settings: Settings, place: str, others: list[str]
+) -> None:
+    """Gaps by the variance of the inputs; those of `others` at inputs of the first."""
+    lines = []
+    for variance in settings.input_variance:
+        kinds = [name_of(c) for c in settings.conditions() if c[2] == variance]
+        if variance == settings.input_variance[0]:
+            kinds += others
+        if len(settings.input_variance) > 1:
+            lines.append([f"inputs {variance:g}:", "", "", "", ""])
+        for kind in kinds:
+            figures = []
+            for where in (f"inputs_{variance:g}", place):
+                figures.append(report.pm(by_name[f"mean_gap.{where}[{kind}]"], 4))
+                figures.append(f"{by_name[f'max_gap.{where}[{kind}]']['value']:.3f}")
+            lines.append([title_of(kind, settings, is_whole=False), *figures])
+    title = f"gaps to the mean of {settings.num_samples:,} samples, in probability"
+    there = {SQUARE: "mean in square", HELD_OUT: "mean, held out"}[place]
+    header = ["", "mean at inputs", "max", there, "max"]
+    report.print_table(title, header, lines)
+    variances = " or ".join(f"{variance:g}" for variance in settings.input_variance)
+    if place == SQUARE:
+        print(f"Inputs: of a Gaussian of variance {variances}.\nThe square: that of the figures.")
+    else:
+        print(f"Inputs: of a Gaussian with {variances} times the covariance of the data.")
+    if "ep" in others:
+        print("EP is expectation propagation: by exact moments and quadrature; by MacKay's")
+        print("  moments and quadrature, as in the thesis; by his moments and predictions.")

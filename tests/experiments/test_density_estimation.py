@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import special, stats
 
 from experiments.bags import by_chain
-from experiments.density_estimation import posterior, quadrature, study, tables
+from experiments.density_estimation import figures, posterior, quadrature, study, tables
 from experiments.density_estimation.settings import Settings
 from experiments.flags import resolve
 from kd import inference, samplers
@@ -114,9 +114,22 @@ def test_the_table_fits(finished):
     shown = finished.stdout[: finished.stdout.index("Look at")]
     assert max(map(len, shown.splitlines())) <= 80, shown
     assert f"{finished.values()['kl.online[6]']:.4f}" in shown
+    assert "KL(Monte Carlo ‖ density), nats" in shown and "the true density" in shown
     assert ("* The chains do not agree" in shown) == (
         max(finished.values()[f"r_hat[{n}]"] for n in (3, 6)) >= tables.MOST_R_HAT
     )
+
+
+def test_limits_cut_no_visible_tail():
+    """The thesis's limits, or wider ones where a density has a hundredth of the highest."""
+    x = np.linspace(-60, 60, 4001)
+    narrow, wide = stats.norm(0, 2).pdf(x), stats.norm(0, 8).pdf(x)
+    assert figures.limits(x, [narrow]) == (-15, 10)
+    assert figures.limits(x, [narrow, stats.norm(9, 1).pdf(x)]) == (-15, 15)
+    # exp(-r^2 / 2) is a hundredth at r = 3.03; beside a density four times as high, at 2.54.
+    assert figures.limits(x, [wide]) == (-25, 25)
+    assert figures.limits(x, [wide, narrow]) == (-25, 25)
+    assert figures.limits(x, [wide, 4 * narrow]) == (-20, 20)
 
 
 def test_an_exported_student_has_the_divergence_it_says(finished):

@@ -55,6 +55,7 @@ KINDS = [
     for loss in ("ce", "dse")
 ]
 OTHERS = list(tables.OTHERS)
+LOSS_NAMES = ("cross-entropy", "derivatives")
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,50 @@ def test_the_tables_fit(finished, wine):
         assert max(map(len, shown.splitlines())) <= 80, shown
     assert f"{finished.values()['mean_gap.square[batch,dse,100]']:.4f} ±" in finished.stdout
     assert f"{wine.values()['accuracy[mcmc]']:.2f}" in wine.stdout
+
+
+def test_rows_are_named_in_the_words_of_the_figures(finished, wine):
+    """Students by the variance of their inputs, the others at those of the first."""
+    shown, values = cells(finished.stdout), finished.values()
+    names = [name for name, *_ in shown]
+    students = [f"{mode}, {loss}" for mode in ("batch", "online") for loss in LOSS_NAMES]
+    others = [tables.NAMES[name] for name in OTHERS]
+    assert names[:15] == ["inputs 10:", *students, *others, "inputs 100:", *students]
+    assert names[15:] == ["400 samples", "a student", *others]
+    for index, kind, variance in ((1, "batch,ce,10", 10), (6, "ep_thesis", 10)):
+        assert float(shown[index][1].split()[0]) == pytest.approx(
+            values[f"mean_gap.inputs_{variance}[{kind}]"], abs=5e-5
+        )
+    assert float(shown[14][4]) == pytest.approx(values["max_gap.square[online,dse,100]"], abs=5e-4)
+    found = cells(wine.stdout)
+    names = ["batch, derivatives", "online, derivatives", "Hamiltonian Monte Carlo"]
+    assert [name for name, *_ in found[:3]] == names
+    assert [name for name, *_ in found[3:7]] == ["400 samples", *names]
+
+
+def cells(stdout):
+    """The tables that were printed, one after another, line by line."""
+    lines = [line.split("│")[1:-1] for line in stdout.splitlines() if "│" in line]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+def test_the_widest_tables_fit(capsys, tmp_path, finished):
+    """Gaps near 1, many samples, three variances; and divergences are told of how many."""
+    settings = Settings(input_variance=(10.0, 100.0, 12345.0), num_samples=10_000_000)
+    summary = finished.summary()
+    for row in list(summary["rows"]):
+        if row["name"].startswith(("mean_gap", "max_gap")):
+            row |= {"value": 0.98765, "stderr": row["stderr"] and 0.12345}
+            new = row["name"].replace("inputs_100", "inputs_12345").replace(",100]", ",12345]")
+            summary["rows"].append(row | {"name": new})
+        if row["name"] == "num_divergences.hmc":
+            row["value"] = 7
+    tables.show(summary, settings, tmp_path)
+    shown = capsys.readouterr().out
+    lines = [line for line in shown.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, lines)) <= 80 and "…" not in shown
+    assert "7 of 10,000,000 steps diverged" in shown
+    assert len(cells(shown)) == 3 * 5 + 5 + 7
 
 
 def test_an_exported_student_has_the_gap_it_says(finished):
