@@ -196,7 +196,7 @@ def execute(
         )
         try:
             summary = workdir.summary()
-            lost = [name for name in products if not (workdir.path / name).exists()]
+            lost = [name for name in products if not any((workdir.path / name).glob("*"))]
             if summary is not None and not lost:
                 return summary
             if summary is not None:

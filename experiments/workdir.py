@@ -335,7 +335,7 @@ def _read_json(path: Path, way_out: str = "choose another workdir") -> dict[str,
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); {way_out}.") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); {way_out}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (no JSON object); {way_out}.")
     return content

@@ -44,8 +44,15 @@ def check_positive(name: str, value: float) -> None:
     """
     if isinstance(value, jax.core.Tracer):
         return
+    check_number(name, value)
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be finite and positive, got {value}.")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is one real number."""
+    if np.ndim(value) or np.asarray(value).dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be one number, got {value!r}.")
 
 
 def check_count(name: str, value: int, *, at_least: int = 1, at_most: int | None = None) -> None:
@@ -59,6 +66,8 @@ def check_count(name: str, value: int, *, at_least: int = 1, at_most: int | None
 
 def check_fraction(name: str, value: float) -> None:
     """Raises ValueError unless 0 < value <= 1 (NaN is refused too)."""
+    if not isinstance(value, jax.core.Tracer):
+        check_number(name, value)
     if not 0 < value <= 1:
         raise ValueError(f"{name} must be in (0, 1], got {value}.")
 
@@ -137,10 +146,28 @@ def check_key(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be one typed key, as of jax.random.key(0); got {found}.")
 
 
+def check_numeric(name: str, tree: Any) -> None:
+    """Raises TypeError for leaves that are no numbers, ValueError for integers that jax would wrap.
+
+    Without double precision jax has integers of 32 bits.
+    """
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array):
+            continue
+        leaf = np.asarray(leaf)
+        if leaf.dtype.kind not in "biufc":
+            raise TypeError(f"{name} must hold numbers, got {leaf.dtype}.")
+        if leaf.dtype.kind in "iu" and leaf.size:
+            limits = jnp.iinfo(jax.dtypes.canonicalize_dtype(leaf.dtype))
+            if leaf.max() > limits.max or leaf.min() < limits.min:
+                raise ValueError(f"{name} holds integers beyond {limits.dtype}, as {leaf.max()}.")
+
+
 def check_type(name: str, value: Any, kind: type) -> None:
     """Raises TypeError unless `value` is a `kind`."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}.")
+        wanted = getattr(kind, "__name__", str(kind))
+        raise TypeError(f"{name} must be of type {wanted}, got {type(value).__name__}.")
 
 
 def check_same_length(name: str, tree: Any) -> int:

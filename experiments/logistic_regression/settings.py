@@ -26,6 +26,7 @@ class Settings:
         "of the inputs at which students learn: 10 in the thesis's code, 100 in its text; of real "
         "data times its covariance, where 1 is near the data",
         above=0,
+        at_most=1e6,
         is_set=True,
     )
     mode: tuple[str, ...] = setting(

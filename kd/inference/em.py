@@ -337,6 +337,10 @@ def _components(mixture: GaussianMixture, params: PyTree) -> Components:
         raise ValueError(
             f"params must be those of {form} covariances: {{'params': {expected}}}; got {found}."
         )
+    kinds = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
+    if len(kinds) > 1 or not kinds <= {jnp.dtype("float32"), jnp.dtype("float64")}:
+        names = ", ".join(sorted(map(str, kinds)))
+        raise TypeError(f"params must be all in single, or all in double precision; got {names}.")
     return Components(**({"lower": None} | params["params"]))
 
 

@@ -33,9 +33,13 @@ def binary_cross_entropy(student_logit: Array, teacher_logit: Array) -> Array:
     """
     checks.check_rank("student_logit", student_logit, 0)
     checks.check_rank("teacher_logit", teacher_logit, 0)
-    return jax.nn.sigmoid(teacher_logit) * jax.nn.softplus(-student_logit) + jax.nn.sigmoid(
-        -teacher_logit
-    ) * jax.nn.softplus(student_logit)
+    checks.check_floating("student_logit", student_logit)
+    checks.check_floating("teacher_logit", teacher_logit)
+    positive, negative = jax.nn.sigmoid(teacher_logit), jax.nn.sigmoid(-teacher_logit)
+    # A label that cannot be costs nothing, even where the student excludes it: 0, not 0 times inf.
+    surprise = jnp.where(positive == 0, 0.0, jax.nn.softplus(-student_logit))
+    other = jnp.where(negative == 0, 0.0, jax.nn.softplus(student_logit))
+    return positive * surprise + negative * other
 
 
 def binary_derivative_square_error(

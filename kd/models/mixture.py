@@ -175,6 +175,7 @@ class GaussianMixture(nn.Module):
            [0. 2.]]
         """
         count, size = self.num_components, self.num_dims
+        weights, means, covariances = map(jnp.asarray, (weights, means, covariances))
         for name, value, shape in (
             ("weights", weights, (count,)),
             ("means", means, (count, size)),

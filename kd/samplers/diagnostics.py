@@ -17,6 +17,9 @@ from kd.types import PyTree
 BLOCK = 2**17  # Numbers at once: the transforms take several times as many, all in the cache.
 
 
+RESERVED = {"file", "allow_pickle"}  # By NumPy's writer.
+
+
 class Diagnosis(NamedTuple):
     """Of one coordinate of a position.
 
@@ -159,6 +162,8 @@ def save_draws(path: str | os.PathLike, position: PyTree, *, num_chains: int | N
     if path.suffix != ".npz":
         raise ValueError(f"path must end in .npz, got {path}.")
     draws = _named(position, num_chains)
+    for name in sorted(RESERVED & draws.keys()):
+        raise ValueError(f"position must have no leaf named {name!r} to be saved.")
     content = io.BytesIO()
     np.savez_compressed(content, **draws)
     write_atomically(path, content.getvalue())
@@ -178,6 +183,8 @@ def _named(position: PyTree, num_chains: int | None) -> dict[str, np.ndarray]:
             raise ValueError(f"position must have {axes}, got {shape}.")
         sizes.add(draws.shape[:2])
         name = ".".join(str(_key(entry)) for entry in path) or "x"
+        if name in named:
+            raise ValueError(f"position has two leaves named {name!r}.")
         named[name] = draws
     if len(sizes) != 1:
         raise ValueError(f"position must have one number of chains and draws, got {sorted(sizes)}.")

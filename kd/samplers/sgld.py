@@ -46,7 +46,8 @@ class SgldInfo(NamedTuple):
       log_posterior: its estimate at the position before, in nats.
       step_size: of this step.
       is_diverged: whether the estimate, or the new position, holds NaN or an infinity: the
-        step was too large, or led out of where the posterior is positive.
+        step was too large, or led out of where the posterior is positive. Or whether a schedule
+        gave a step size that is negative or NaN.
     """
 
     log_posterior: Array
@@ -322,11 +323,13 @@ def _langevin(
         if key is None:
             raise TypeError("init needs a key, for the data stream: init(position, key).")
         position = jax.tree.map(jnp.asarray, position)
-        for leaf in jax.tree.leaves(position):
+        leaves = jax.tree.leaves(position)
+        checks.check_count("the number of coordinates", sum(leaf.size for leaf in leaves))
+        for leaf in leaves:
             checks.check_floating("position", leaf)
         stream = data_stream.init(key)
         _, batch = data_stream.next(key, stream)
-        value = log_posterior_fn(position, batch)
+        value = jnp.asarray(log_posterior_fn(position, batch))
         checks.check_rank("log_posterior_fn(position, batch)", value, 0)
         zero = jnp.zeros((), jnp.int32)
         return SgldState(position, auxiliary_fn(position), stream, value, zero)
@@ -340,14 +343,20 @@ def _langevin(
         position, auxiliary = move_fn(noise_key, state.position, state.auxiliary, gradient, size)
         leaves = [log_posterior, *jax.tree.leaves(position)]
         finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
-        info = SgldInfo(log_posterior, size, ~jnp.all(jnp.array(finite)))
+        is_sound = jnp.all(jnp.array(finite)) & (size >= 0)
+        info = SgldInfo(log_posterior, size, ~is_sound)
         return SgldState(position, auxiliary, stream, log_posterior, state.num_steps + 1), info
 
     return Sampler(init, step)
 
 
 def _check_options(step_size: StepSize, temperature: float) -> None:
-    if not callable(step_size):
+    if callable(step_size):
+        first = jnp.asarray(step_size(jnp.zeros((), jnp.int32)), float)
+        checks.check_rank("step_size(0)", first, 0)
+        if not isinstance(first, jax.core.Tracer) and not 0 <= first < jnp.inf:
+            raise ValueError(f"step_size(0) must be finite and at least 0, got {first}.")
+    else:
         checks.check_positive("step_size", step_size)
     if not isinstance(temperature, jax.core.Tracer) and not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be finite and at least 0, got {temperature}.")

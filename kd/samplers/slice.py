@@ -132,6 +132,8 @@ def slice_sampler(
             checks.check_floating("position", leaf)
         flat, _ = ravel_pytree(position)
         checks.check_count("the number of coordinates", flat.size)
+        if flat.dtype not in (jnp.float32, jnp.float64):
+            raise TypeError(f"position must be in single or double precision, got {flat.dtype}.")
         log_density = jnp.asarray(log_density_fn(position))
         checks.check_rank("log_density_fn(position)", log_density, 0)
         zero = jnp.zeros((), jnp.int32)

@@ -164,6 +164,7 @@ def chain(
     checks.check_count("thin", thin)
     if batch_size % size:
         raise ValueError(f"num_chains must divide batch_size, got {size} and {batch_size}.")
+    checks.check_type("name", name, str)
     if name == "info":
         raise ValueError("name must not be 'info', which the infos have.")
     if num_chains is not None and checks.check_same_length("position", position) != size:

@@ -27,6 +27,9 @@ def map_batch(fn: Callable[[Batch], Batch], stream: Stream) -> Stream:
 def numbered(stream: Stream, name: str = "step") -> Stream:
     """Adds the batch's number, int32 from 0: what a schedule within a loss is of.
 
+    Raises:
+      ValueError: when traced, if a batch has an entry of that name.
+
     Example:
       >>> from kd import streams
       >>> stream = numbered(streams.gaussian_noise((2,), 3))
@@ -41,6 +44,8 @@ def numbered(stream: Stream, name: str = "step") -> Stream:
     def next_(key: Key, state: tuple[Array, PyTree]) -> tuple[tuple[Array, PyTree], Batch]:
         number, inner = state
         inner, batch = stream.next(key, inner)
+        if name in batch:
+            raise ValueError(f"the stream has {name!r} in a batch already.")
         return (number + 1, inner), {**batch, name: number}
 
     return Stream(init, next_)
@@ -57,16 +62,20 @@ def with_noise(
       limits: to which the noisy inputs are clipped, for instance (0, 1) for pixels.
 
     Raises:
-      ValueError: if `scale` is not positive.
+      ValueError: if `scale` is not positive, or the limits are none.
+      TypeError: when traced, if the inputs are not floating.
 
     Reference:
       Balan, Rathod, Murphy and Welling (2015), "Bayesian dark knowledge", section 2.
     """
     checks.check_positive("scale", scale)
+    if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
+        raise ValueError(f"limits must be two numbers, the lower first, got {limits}.")
 
     def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
         stream_key, noise_key = jax.random.split(key)
         state, batch = stream.next(stream_key, state)
+        checks.check_floating("x", batch["x"])
         x = batch["x"] + scale * jax.random.normal(noise_key, batch["x"].shape, batch["x"].dtype)
         return state, {**batch, "x": x if limits is None else jnp.clip(x, *limits)}
 

@@ -46,6 +46,7 @@ def gaussian_noise(shape: Sequence[int], batch_size: int, *, scale: float = 1.0)
     """
     checks.check_count("batch_size", batch_size)
     checks.check_positive("scale", scale)
+    checks.check_type("shape", shape, tuple | list)
 
     def init(key: Key) -> PyTree:
         del key  # Every draw has its own, given to `next`.

@@ -61,6 +61,7 @@ def resample(data: Batch, batch_size: int, *, replace: bool = False) -> Stream:
       law with replacement, the thesis itself used none.
     """
     num_examples = checks.check_same_length("data", data)
+    checks.check_numeric("data", data)
     if not replace:
         return _epochs(data, batch_size, lambda key: jnp.arange(num_examples))
     checks.check_count("batch_size", batch_size)
@@ -91,6 +92,7 @@ def bootstrap(data: Batch, batch_size: int) -> Stream:
       Papamakarios (2015), section 2.2.1.
     """
     num_examples = checks.check_same_length("data", data)
+    checks.check_numeric("data", data)
     # Epochs use fold_in(key, 0), fold_in(key, 1), ...: the last number is never one.
     last = jnp.iinfo(jnp.int32).max
 

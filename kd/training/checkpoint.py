@@ -106,7 +106,8 @@ class Checkpointer:
                         f"the checkpoint {path} is of another kind of run: other shapes, "
                         "another structure, or other random keys."
                     ) from error
-            _LOG.warning("checkpoint %s is damaged; falling back to the one before it.", path.name)
+            way_out = "the start" if path == finished[0] else "the one before it"
+            _LOG.warning("checkpoint %s is damaged; falling back to %s.", path.name, way_out)
             if tidy:
                 self._remove(path)
         return None

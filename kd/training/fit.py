@@ -178,6 +178,11 @@ def fit(
     checks.check_key("key", key)
     checks.check_type("stream", stream, Stream)
     checks.check_type("update", update, Update)
+    if isinstance(stream_state, FitState):
+        raise TypeError("stream_state must be the stream's, as run.stream; got a FitState.")
+    if checkpointer is not None and not hasattr(checkpointer, "restore"):
+        kind = type(checkpointer).__name__
+        raise TypeError(f"checkpointer must be one, as Checkpointer(directory); got {kind}.")
     checks.check_count("num_steps", num_steps, at_least=0, at_most=2**31 - 1)
     evaluate_at = set(evaluate_at)
     stops = row_steps(num_steps, log_every=log_every, evaluate_at=evaluate_at)

@@ -95,11 +95,11 @@ def combine(**updates: Update) -> Update:
 
     Returns:
       An update of dictionaries by name: `init` takes one of what each update's takes, its state
-      holds theirs, and its metrics are theirs, as `"name.metric"`. Its `params` are those
-      of the states that have some, which `fit` watches.
+      holds theirs, and its metrics are theirs, as `"name.metric"`. Its `params`, and what it has
+      `kept`, are those of the states that have some, which `fit` watches.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is none; by `init`, for other names.
 
     Example:
       >>> import jax.numpy as jnp
@@ -112,6 +112,8 @@ def combine(**updates: Update) -> Update:
     checks.check_count("the number of updates", len(updates))
 
     def init(starts: dict[str, PyTree]) -> CombinedState:
+        if set(starts) != set(updates):
+            raise ValueError(f"starts must be of {sorted(updates)}, got {sorted(starts)}.")
         return CombinedState({name: update.init(starts[name]) for name, update in updates.items()})
 
     def apply(state: CombinedState, batch: Batch) -> tuple[CombinedState, Metrics]:
@@ -138,6 +140,11 @@ class CombinedState(NamedTuple):
         """Parameters of the students among them."""
         return {k: v.params for k, v in self.states.items() if hasattr(v, "params")}
 
+    @property
+    def kept(self) -> dict[str, PyTree]:
+        """What those among them have kept."""
+        return {k: v.kept for k, v in self.states.items() if hasattr(v, "kept")}
+
 
 def discard() -> Update:
     """Does nothing with a batch: `fit` with it only moves a stream, as in a chain's burn-in.
@@ -160,7 +167,7 @@ def observe(update: Update, figures_fn: Callable[[Batch], Metrics]) -> Update:
 
     Args:
       update: any.
-      figures_fn: a batch to scalars by name, floating.
+      figures_fn: a batch to scalars by name; integers are made floating, since `fit` sums.
 
     Returns:
       An update of the same state; its `apply` raises ValueError if two metrics share a name.
@@ -174,7 +181,7 @@ def observe(update: Update, figures_fn: Callable[[Batch], Metrics]) -> Update:
     """
 
     def apply(state: PyTree, batch: Batch) -> tuple[PyTree, Metrics]:
-        figures = figures_fn(batch)
+        figures = {name: _floating(value) for name, value in figures_fn(batch).items()}
         state, metrics = update.apply(state, batch)
         shared = sorted(metrics.keys() & figures.keys())
         if shared:
@@ -182,6 +189,11 @@ def observe(update: Update, figures_fn: Callable[[Batch], Metrics]) -> Update:
         return state, metrics | figures
 
     return Update(update.init, apply)
+
+
+def _floating(value: Array) -> Array:
+    value = jnp.asarray(value)
+    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32)
 
 
 class StoreState(NamedTuple):
@@ -208,7 +220,8 @@ def store(name: str) -> Update:
     Returns:
       An update whose `init` takes an array, or a pytree of them, of S rows to fill, and whose state
       is a `StoreState`. A batch that does not fit is moved back to end at the S-th row, over what
-      was there. Its only metric is `"stored"`, the rows so far.
+      was there. Its only metric is `"stored"`, the rows so far. Its `apply` raises ValueError, when
+      traced, for rows of another structure, shape or kind of number, or fewer than a batch has.
 
     Example:
       >>> import jax.numpy as jnp
@@ -224,6 +237,7 @@ def store(name: str) -> Update:
 
     def apply(state: StoreState, batch: Batch) -> tuple[StoreState, Metrics]:
         size = checks.check_same_length(f"batch[{name!r}]", batch[name])
+        _check_rows(state.kept, batch[name], size)
         kept = jax.tree.map(
             lambda kept, new: jax.lax.dynamic_update_slice_in_dim(
                 kept, new.astype(kept.dtype), state.count, axis=0
@@ -235,3 +249,20 @@ def store(name: str) -> Update:
         return state, {"stored": state.count.astype(jnp.float32)}
 
     return Update(init, apply)
+
+
+def _check_rows(kept: PyTree, new: PyTree, size: int) -> None:
+    """Raises ValueError unless the batch is rows of what is kept."""
+
+    def rows(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], tree)
+
+    if jax.tree.structure(kept) != jax.tree.structure(new) or rows(kept) != rows(new):
+        raise ValueError(f"rows to fill must be like the batch's, {rows(new)}; got {rows(kept)}.")
+    for one, other in zip(jax.tree.leaves(kept), jax.tree.leaves(new), strict=True):
+        if len(one) < size:
+            raise ValueError(f"there must be at least a batch of rows, {size}; got {len(one)}.")
+        if not jnp.can_cast(jnp.result_type(other), jnp.result_type(one), "same_kind"):
+            raise ValueError(
+                f"rows to fill must hold {jnp.result_type(other)}; got {jnp.result_type(one)}."
+            )
