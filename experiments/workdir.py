@@ -276,8 +276,11 @@ class MetricsLog:
         if not is_at_end:
             self._rewrite()
             return
-        with open(self._path, "a", newline="") as file:
-            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
+        try:
+            with open(self._path, "a", newline="") as file:
+                csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def _read(self) -> dict[str, list[dict[str, str]]]:
         """The rows of each phase, in the order in which the phases began."""

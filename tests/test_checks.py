@@ -200,3 +200,10 @@ def test_check_same_length():
     refused(ValueError, "got shapes []", checks.check_same_length, "a", {})
     message = "a must hold at least one example, got none."
     refused(ValueError, message, checks.check_same_length, "a", {"x": jnp.zeros((0, 3))})
+
+
+@pytest.mark.parametrize("value", ["2", None, [1.0], np.ones(2), 1j])
+def test_what_is_no_number_is_named(value):
+    for check in (checks.check_positive, checks.check_fraction):
+        with pytest.raises(TypeError, match="rate must be one number, got"):
+            check("rate", value)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd import checks
-from kd.batching import over_replicas
+from kd.batching import METHODS, over_replicas
 from kd.hoisting import hoisted_jit
 from kd.types import Key, PyTree, Sampler
 
@@ -75,6 +75,7 @@ def sample(
     checks.check_count("burn_in", burn_in, at_least=0)
     checks.check_count("thin", thin)
     checks.check_count("the number of steps", burn_in + num_samples * thin, at_most=2**31 - 1)
+    checks.check_choice("method", method, METHODS)
     if num_chains is not None:
         checks.check_count("num_chains", num_chains)
         if checks.check_same_length("position", position) != num_chains:

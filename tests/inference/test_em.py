@@ -682,3 +682,12 @@ def test_a_chain_under_another_name_is_named():
     state = update.init(GaussianMixture(2, 2).init(jax.random.key(0), jnp.zeros(2)))
     with pytest.raises(ValueError, match="inputs under 'x', got 'info', 'w'"):
         update.apply(state, {"w": jnp.zeros((5, 2)), "info": ()})
+
+
+def test_parameters_of_mixed_or_half_precision_are_refused():
+    mixture = GaussianMixture(2, 2)
+    params = mixture.init(jax.random.key(0), jnp.zeros(2))
+    update = expectation_maximization(mixture, step_size=0.1)
+    for kind, message in ((jnp.float16, "float16"), (jnp.int32, "int32")):
+        with pytest.raises(TypeError, match=f"in double precision; got {message}"):
+            update.init(jax.tree.map(lambda leaf, kind=kind: leaf.astype(kind), params))

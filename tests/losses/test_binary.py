@@ -218,3 +218,15 @@ def test_expected_over_four_classes_and_a_matrix_of_inputs(x64):
 
     singles = [slope(lambda x, w=w: log_probs_fn(w, x)) for w in members]
     np.testing.assert_allclose(np.mean(singles, 0), slope(mean_fn), rtol=1e-9, atol=1e-12)
+
+
+def test_a_label_that_the_student_is_certain_of_costs_nothing():
+    for sign in (1, -1):
+        for student in (jnp.inf, 1e30):
+            value, slope = jax.value_and_grad(losses.binary_cross_entropy)(
+                jnp.array(sign * student), jnp.array(sign * jnp.inf)
+            )
+            assert value == 0 and slope == 0
+    assert losses.binary_cross_entropy(jnp.inf, -jnp.inf) == jnp.inf
+    with pytest.raises(TypeError, match="student_logit must be floating"):
+        losses.binary_cross_entropy(1, 0.0)

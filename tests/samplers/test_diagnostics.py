@@ -134,3 +134,14 @@ def test_one_chain_has_no_axis_of_chains(tmp_path):
     samplers.save_draws(tmp_path / "draws.npz", {"w": draws})
     with np.load(tmp_path / "draws.npz", allow_pickle=False) as file:
         np.testing.assert_array_equal(file["w"], draws[None])
+
+
+def test_names_that_are_one_or_numpys_own_are_refused(tmp_path):
+    twice = {"a": {"b": np.ones(5)}, "a.b": np.zeros(5)}
+    for fn in (samplers.diagnose, lambda draws: samplers.save_draws(tmp_path / "d.npz", draws)):
+        with pytest.raises(ValueError, match="two leaves named 'a.b'"):
+            fn(twice)
+    for name in ("file", "allow_pickle"):
+        with pytest.raises(ValueError, match=f"no leaf named '{name}'"):
+            samplers.save_draws(tmp_path / "d.npz", {name: np.ones(5), "w": np.ones(5)})
+    assert not list(tmp_path.iterdir())

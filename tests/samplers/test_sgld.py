@@ -501,3 +501,25 @@ def test_raises():
             samplers.cyclical_step_size(1.0, **options)
     with pytest.raises(ValueError, match="num_examples must be at least 1, got 0"):
         samplers.minibatch_log_posterior(lambda x: 0.0, lambda x, one: 0.0, num_examples=0)
+
+
+def test_schedules_and_positions_that_will_not_do():
+    data = streams.resample({"x": jnp.zeros(2)}, 1)
+    fn = lambda w, batch: -jnp.sum(w**2)
+    for schedule, message in (
+        (lambda t: -0.1, "must be finite and at least 0, got -0.1"),
+        (lambda t: float("nan"), "must be finite and at least 0, got nan"),
+        (lambda t: jnp.array([0.1, 0.2]), "step_size\\(0\\) must have rank 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            samplers.sgld(fn, data, step_size=schedule)
+    later = samplers.sgld(fn, data, step_size=lambda t: 0.1 - 0.1 * t, temperature=0.0)
+    with pytest.warns(RuntimeWarning, match="100% of the chains diverged"):
+        found = samplers.sample(jax.random.key(0), later, jnp.ones(2), num_samples=4)
+    assert found.info.is_diverged.tolist() == [False, False, True, True]
+    with pytest.raises(TypeError, match="data_stream must be of type Stream, got dict"):
+        samplers.sgld(fn, {"x": jnp.zeros(2)}, step_size=0.1)
+    sampler = samplers.sgld(lambda w, batch: 0.0, data, step_size=0.1)
+    with pytest.raises(ValueError, match="the number of coordinates"):
+        sampler.init({}, jax.random.key(0))
+    assert sampler.init(jnp.ones(2), jax.random.key(0)).log_posterior == 0

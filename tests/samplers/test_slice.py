@@ -325,3 +325,9 @@ def test_raises():
             broken.init(jnp.array(0.0))
         with pytest.raises(ValueError, match=f"start of chain 0 must be finite, got {value}"):
             sample(jax.random.key(0), broken, jnp.zeros(2), num_samples=1, num_chains=2)
+
+
+def test_half_precision_is_refused():
+    sampler = slice_sampler(lambda x: -jnp.sum(x**2))
+    with pytest.raises(TypeError, match="single or double precision, got bfloat16"):
+        sampler.init(jnp.zeros(2, jnp.bfloat16))

@@ -133,3 +133,16 @@ def test_a_mask_of_no_pixels_and_one_too_large():
 def test_merge_refuses_what_is_no_stream():
     with pytest.raises(TypeError, match="each stream must be of type Stream, got list"):
         streams.merge([streams.resample(DATA, 2)])
+
+
+@pytest.mark.parametrize("limits", [(1.0, 0.0), (0.0, float("nan")), (0.0,), (1.0, 1.0)])
+def test_limits_of_noise_that_are_none_are_refused(limits):
+    with pytest.raises(ValueError, match="limits must be two numbers, the lower first"):
+        streams.with_noise(streams.resample(DATA, 2), scale=0.1, limits=limits)
+
+
+def test_what_a_batch_has_is_not_overwritten():
+    with pytest.raises(ValueError, match="has 'x' in a batch already"):
+        collect(streams.numbered(streams.resample(DATA, 2), "x"), 1)
+    with pytest.raises(TypeError, match="x must be floating"):
+        collect(streams.with_noise(streams.resample({"x": jnp.arange(4)}, 2), scale=0.1), 1)

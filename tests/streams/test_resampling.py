@@ -197,3 +197,13 @@ def test_with_replacement_raises():
 def test_no_data_is_refused(replace):
     with pytest.raises(ValueError, match="data must hold at least one example, got none"):
         streams.resample({"x": jnp.zeros((0, 3))}, 2, replace=replace)
+
+
+def test_data_that_jax_would_change_are_refused():
+    with pytest.raises(ValueError, match="data holds integers beyond int32, as 1099511627778"):
+        streams.resample({"id": np.array([2**40 + 1, 2**40 + 2])}, 1)
+    with pytest.raises(TypeError, match="data must hold numbers, got <U1"):
+        streams.bootstrap({"id": np.array(["a", "b"])}, 1)
+    stream = streams.resample({"id": np.array([1, 2])}, 1)  # 64 bits, but small.
+    _, batch = stream.next(jax.random.key(0), stream.init(jax.random.key(0)))
+    assert batch["id"].dtype == jnp.int32

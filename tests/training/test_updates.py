@@ -7,7 +7,9 @@ import optax
 import oracles
 import pytest
 
-from kd.training import combine, gradient, monte_carlo, observe, replicate, store
+from kd import training
+from kd.training import combine, discard, gradient, monte_carlo, observe, replicate, store
+from kd.types import Stream
 
 
 def objective(params, batch):
@@ -170,3 +172,49 @@ def test_monte_carlo_over_chains_counts_every_position():
     np.testing.assert_allclose(state.means["probs"], probs.mean(0), rtol=1e-5)
     with pytest.raises(ValueError, match="num_chains = 5"):
         update.apply(state, {"chain": {"position": jnp.zeros((4, 3, 2))}})
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_bag_that_is_not_finite_stops_a_fit_of_several_updates(depth):
+    bag, start = store("x"), jnp.zeros((12, 2))
+    update, starts = combine(bag=bag, other=discard()), {"bag": start, "other": ()}
+    if depth == 2:
+        update, starts = combine(inner=update), {"inner": starts}
+    state = update.init(starts)
+    stream = Stream(lambda key: (), lambda key, s: (s, {"x": jnp.array([[1.0, jnp.nan]] * 4)}))
+    with pytest.raises(training.NonFiniteLossError, match="the bag became NaN"):
+        training.fit(jax.random.key(0), stream, update, state, 3)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (jnp.zeros((12, 5)), r"rows to fill must be like the batch's, \(2,\); got \(5,\)"),
+        (jnp.zeros((12, 1)), r"rows to fill must be like the batch's, \(2,\); got \(1,\)"),
+        (jnp.zeros((12, 2), int), "rows to fill must hold float32; got int32"),
+        (jnp.zeros((3, 2)), "at least a batch of rows, 4; got 3"),
+        ({"a": jnp.zeros((12, 2))}, "rows to fill must be like the batch's"),
+        (jnp.zeros(()), "rows to fill must be like the batch's|at least a batch"),
+    ],
+)
+def test_store_refuses_rows_of_another_kind(start, message):
+    update = store("x")
+    with pytest.raises(ValueError, match=message):
+        update.apply(update.init(start), {"x": jnp.ones((4, 2))})
+
+
+def test_figures_that_are_integers_are_summed_as_numbers():
+    update = observe(discard(), lambda batch: {"count": jnp.int32(2**30)})
+    stream = Stream(lambda key: (), lambda key, s: (s, {"x": jnp.ones(2)}))
+    rows = []
+    training.fit(
+        *(jax.random.key(0), stream, update, (), 3),
+        log_every=3,
+        on_row=lambda step, row: rows.append(row),
+    )
+    assert float(rows[-1]["count"]) == 2**30
+
+
+def test_starts_of_other_names_are_refused():
+    with pytest.raises(ValueError, match=r"starts must be of \['a', 'b'\], got \['a', 'c'\]"):
+        combine(a=discard(), b=discard()).init({"a": (), "c": ()})
