@@ -330,7 +330,7 @@ def test_a_training_has_the_loss_the_offset_and_the_rate_of_its_parts(loss):
         moved, metrics = update.apply(state, {"x": jnp.asarray(x, jnp.float32)})
         steps = jax.tree.map(lambda a, b: np.abs(a - b).max(), moved.params, state.params)
         seen.append((phase, float(metrics["loss"]), max(jax.tree.leaves(steps)), num_steps))
-        return state
+        return types.SimpleNamespace(student=state)
 
     run = types.SimpleNamespace(settings=settings, key=lambda name: jax.random.key(0), fit=fit)
     teacher = teacher._replace(params=jax.tree.map(jnp.float32, teacher.params))
