@@ -135,7 +135,7 @@ def _costs(settings: Settings, group: str, values: dict[str, Row]) -> plt.Figure
         teacher = values[f"nll[{group},{TEACHER}]"].value
         axis.axhline(teacher, color="#D55E00", linestyle="--", linewidth=1, label="teacher")
         axis.set(xscale="log", xlabel=label)
-        base = next((s for s in searched["every width"] if s[2:] == (1.0, 1.0, 0.0)), None)
+        base = next((s for s in searched["every width"] if s.widths == (1.0, 1.0)), None)
         if base is not None:
             wide = _points(values, group, cost, [base])
             if len(wide):

@@ -6,7 +6,13 @@ import numpy as np
 
 from experiments.flags import Options, UserError
 from experiments.posterior_expectations import networks, teachers, toy
-from experiments.posterior_expectations.settings import ESTIMATORS, STUDENTS, Chain, Settings
+from experiments.posterior_expectations.settings import (
+    ESTIMATORS,
+    RUNNING,
+    STUDENTS,
+    Chain,
+    Settings,
+)
 from kd import data
 from kd.data import Dataset
 
@@ -88,6 +94,12 @@ def _check_students(settings: Settings) -> None:
         for value in getattr(settings, flag):
             if value not in choices:
                 raise UserError(f"--{flag} must be {' | '.join(choices)}; got {value!r}.")
+    is_running = any(s.estimator == RUNNING or s.kind == "both" for s in settings.students())
+    if settings.fresh_masks and is_running:
+        raise UserError(
+            "--fresh_masks gives every visit another input, and running means are of one: give "
+            "--estimator=current, and no student of both, whose entropy is a running mean."
+        )
     for text in settings.student_hidden:
         try:
             networks.hidden_sizes(text)
@@ -101,6 +113,11 @@ def _check_teacher(settings: Settings) -> None:
     steps, members = settings.num_steps, settings.num_members
     if steps < settings.thin:
         raise UserError(f"--num_steps must be at least --thin; got {steps}.")
+    if not teachers.is_stored(settings) and settings.test_thin > settings.student_steps:
+        raise UserError(
+            f"--test_thin must be at most --num_steps / --thin = {settings.student_steps}, so that "
+            f"the teacher is asked at the test; got {settings.test_thin}."
+        )
     if settings.num_chains > 1 and teachers.is_stored(settings):
         raise UserError(f"--num_chains is of sgld and sghmc, not of {settings.teacher}.")
     if settings.teacher == "bag" and steps < members:

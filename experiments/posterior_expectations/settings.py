@@ -20,14 +20,17 @@ TEACHER, FITTED = "teacher", "fitted dirichlets"
 # Shares of an image that is masked: squares of 10, 15, 20, 23 and 26 pixels of MNIST's 28.
 PAPER_RATES = (0.0, 0.13, 0.29, 0.51, 0.675, 0.862)
 PAPER_SIZES = (10_000, 20_000, 30_000, 60_000)
-PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3)  # Recorded nowhere.
+# Recorded nowhere. Proximal steps come after Adam's, which are of the size of the rate.
+PENALTIES = {"proximal": (0.3, 1.0, 3.0, 10.0), "penalty": (3e-4, 1e-3, 3e-3, 1e-2)}
 
 # Balan et al. (2015), with the settings of a re-implementation where the paper has none.
 _DARK_KNOWLEDGE = {"experiment": "1", "student": ("predictive",), "estimator": (CURRENT,)}
 OTHER_PRESETS = {
     "dark_knowledge": _DARK_KNOWLEDGE
     | {
+        "outside": (),
         "prior_precision": 1.0,
+        "step_size": 1e-6,
         "student_hidden": ("800-800",),
         "student_rate": 1e-4,
         "num_halvings": 0,
@@ -88,6 +91,11 @@ class Student(NamedTuple):
     unit_multiplier: float
     strength: float = 0.0
     hidden: str = ""
+
+    @property
+    def widths(self) -> tuple[float, float]:
+        """Its two multipliers."""
+        return self.channel_multiplier, self.unit_multiplier
 
     @property
     def name(self) -> str:
@@ -188,8 +196,8 @@ class Settings:
     regularizer_strength: tuple[float, ...] = setting(
         (),
         (),
-        "lambda of the group lasso on the largest students, which are then pruned and fine-tuned; "
-        "empty: four in 3, none elsewhere",
+        "lambda of the group lasso, beside the mean loss, on the largest students, which are then "
+        "pruned and fine-tuned; empty: four in 3, none elsewhere",
         above=0,
         at_most=1e6,
     )
@@ -224,13 +232,19 @@ class Settings:
         1e-3, 1e-3, "standard deviation, of the students' inputs", at_least=0, at_most=10
     )
     fresh_masks: bool = setting(
-        False, False, "whether the masks of the students' inputs are drawn anew at each step"
+        False,
+        False,
+        "whether the masks of the students' inputs are drawn anew at each step; not for running "
+        "means, which are of one input",
     )
     smoothing: float = setting(
         1e-3, 1e-3, "of the probabilities for dirichlet students", above=0, at_most=1
     )
     temperature: float = setting(
-        1.0, 1.0, "of dirichlet students, for a third; linearly to 1 in the next", at_least=1
+        1.0,
+        1.0,
+        "of dirichlet students, not of their teacher, for a third; linearly to 1 in the next",
+        at_least=1,
     )
     test_thin: int = setting(
         20, 20, "student's steps a sample of the teacher at the test", at_least=1, at_most=MOST
@@ -259,7 +273,7 @@ class Settings:
         if self.model == "fcnn":
             channels = (1.0,)  # Of which it has none.
         units = self.unit_multiplier or ((0.5, 1.0, 2.0, 4.0) if is_search else (1.0,))
-        strengths = self.regularizer_strength or (PENALTIES if is_search else ())
+        strengths = self.regularizer_strength or (PENALTIES[self.regularizer] if is_search else ())
         if self.student_hidden:
             found = itertools.product(
                 kinds, estimators, (1.0,), (1.0,), (0.0,), self.student_hidden

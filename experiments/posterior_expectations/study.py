@@ -18,7 +18,6 @@ from experiments.posterior_expectations import (
     students,
     tables,
     teachers,
-    toy,
 )
 from experiments.posterior_expectations.judging import (
     TEST,
@@ -213,7 +212,8 @@ def stream_of(
     if settings.fresh_masks:
         images = streams.with_masks(images, side=inputs.side_of(chain, unlabelled))
     if settings.input_noise:
-        limits = (0.0, 1.0) if settings.dataset != toy.NAME else None  # Of pixels.
+        is_pixels = unlabelled.min() >= 0 and unlabelled.max() <= 1
+        limits = (0.0, 1.0) if is_pixels else None
         images = streams.with_noise(images, scale=settings.input_noise, limits=limits)
     is_stored = teachers.is_stored(settings)
     return streams.numbered(

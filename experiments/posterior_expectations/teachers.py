@@ -127,7 +127,7 @@ def _bag(run: Run, dataset: Dataset, phase: str, key: Key) -> PyTree:
         training.observe(update, lambda batch: chains.langevin_figures(batch["info"])),
         update.init(empty),
         num_kept,
-        # The first cycle is the burn-in of a cyclical chain.
+        # The first half of each cycle is the burn-in of a cyclical chain.
         burn_in=0 if is_cyclical else -(-settings.burn_in // thin),
     )
     chosen = np.arange(num_kept)

@@ -5,7 +5,8 @@ from scipy import special
 
 from kd import checks
 
-MAX_ITERATIONS, TOLERANCE, LARGEST = 200, 1e-10, 1e12
+MAX_ITERATIONS, TOLERANCE = 200, 1e-10
+LEAST_SPREAD = 1e-6  # Nats, of logarithms in single precision.
 
 
 def fit_dirichlet(mean_log_probs: np.ndarray) -> np.ndarray:
@@ -18,8 +19,9 @@ def fit_dirichlet(mean_log_probs: np.ndarray) -> np.ndarray:
     far that is from the samples' mean is the method's own error, and not the network's.
 
     Args:
-      mean_log_probs: `[..., C]`, nats, of the samples at one input each. Samples that are all one
-        have no finite maximum: the sum of their concentrations ends at 1e12.
+      mean_log_probs: `[..., C]`, nats, of the samples at one input each. The maximum for samples
+        that are all one is at infinity: if :math:`-\log \sum_c e^{\overline{\log p_c}}` is
+        below 1e-6, the concentrations are the samples' own shares of :math:`5 (C - 1) 10^5`.
 
     Returns:
       `[..., C]`, in double precision.
@@ -45,14 +47,15 @@ def fit_dirichlet(mean_log_probs: np.ndarray) -> np.ndarray:
     if excess > 1e-5:
         raise ValueError(f"mean_log_probs must be of probabilities: one sums to {excess:.3g} nats.")
     # By moments the total is about (C - 1) / (-2 log sum exp of the means).
-    total = (means.shape[-1] - 1) / (-2 * np.minimum(special.logsumexp(means, axis=-1), -1e-12))
-    shares = np.exp(means - special.logsumexp(means, axis=-1, keepdims=True))
-    alpha = np.clip(shares * total[..., None], 1e-3, LARGEST)
+    spread = -special.logsumexp(means, axis=-1, keepdims=True)
+    total = (means.shape[-1] - 1) / (2 * np.maximum(spread, LEAST_SPREAD))
+    nearly_alike = np.exp(means + spread) * total
+    alpha = np.maximum(nearly_alike, 1e-3)
     for _ in range(MAX_ITERATIONS):
         old, alpha = alpha, _newton(alpha, means)
-        if np.all(np.abs(alpha - old) <= TOLERANCE * old):
+        if np.all((np.abs(alpha - old) <= TOLERANCE * old) | (spread <= LEAST_SPREAD)):
             break
-    return alpha
+    return np.where(spread <= LEAST_SPREAD, nearly_alike, alpha)
 
 
 def _newton(alpha: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -62,4 +65,4 @@ def _newton(alpha: np.ndarray, means: np.ndarray) -> np.ndarray:
     own, shared = -special.polygamma(1, alpha), special.polygamma(1, total)
     common = np.sum(slope / own, axis=-1, keepdims=True)
     common /= 1 / shared + np.sum(1 / own, axis=-1, keepdims=True)
-    return np.clip(alpha - (slope - common) / own, alpha / 2, np.minimum(2 * alpha, LARGEST))
+    return np.clip(alpha - (slope - common) / own, alpha / 2, 2 * alpha)

@@ -19,7 +19,7 @@ class Estimator(NamedTuple):
 
     Attributes:
       init: the value of g, as a `jax.ShapeDtypeStruct`, to the memory of an example that was
-        never visited; () where nothing is remembered.
+        never visited, all zeros; () where nothing is remembered.
       step: `(memory, values, count)` to `(memory, estimate)`: values `[R, ...]` of g under the R
         samples of this visit, and the number of visits, this one counted, floating.
       remembers: whether the estimate is of more than this visit.

@@ -126,7 +126,7 @@ def detection(own_scores: np.ndarray, other_scores: np.ndarray) -> Detection:
         checks.check_finite(name, scores)
     scores = np.concatenate([own_scores, other_scores])
     labels = np.repeat([0, 1], [len(own_scores), len(other_scores)])
-    false, true, _ = metrics.roc_curve(labels, scores)
+    false, true, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
     return Detection(
         float(metrics.roc_auc_score(labels, scores)),
         float(metrics.average_precision_score(labels, scores)),

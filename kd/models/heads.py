@@ -41,7 +41,7 @@ def predictive_and_entropy(outputs: Array) -> Heads:
     Reference:
       Vadera, Jalaian and Marlin (2020), "Generalized Bayesian posterior expectation distillation
       for deep neural networks", section 4.2. Their released code has an exponential,
-      whose early steps can throw a wide network's head so far below 0 that it does not come back.
+      whose slope above 0 throws a wide network's head far below it in the first steps.
     """
     checks.check_rank("outputs", outputs, 1)
     if outputs.shape[0] < 2:

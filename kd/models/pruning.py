@@ -149,10 +149,11 @@ def prune(model: MLP | CNN, params: PyTree, threshold: float) -> Pruned:
     names = list(layers)
     sizes = {name: _largest(layers[name]["kernel"]) for name in names[:-1]}
     most = min(float(size.max()) for size in sizes.values()) if sizes else np.inf
+    threshold = float(threshold)
     if threshold >= most:
         raise ValueError(
             f"a threshold of {threshold:g} would remove a whole layer; the largest that leaves a "
-            f"unit in each is just below {most:g}."
+            f"unit in each is just below {most!r}."
         )
     kept = {name: np.flatnonzero(size > threshold) for name, size in sizes.items()}
     made: dict[str, Any] = {}
@@ -207,7 +208,8 @@ def _norms(kernel: Array) -> Array:
 
 
 def _largest(kernel: Array) -> np.ndarray:
-    return np.max(np.abs(np.asarray(kernel)), axis=tuple(range(np.ndim(kernel) - 1)))
+    """In double precision, as a threshold is."""
+    return np.max(np.abs(np.asarray(kernel, np.float64)), axis=tuple(range(np.ndim(kernel) - 1)))
 
 
 def _to_last_axis(values: Array, kernel: Array) -> Array:

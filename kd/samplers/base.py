@@ -53,8 +53,8 @@ def sample(
       method: how they run, see `kd.batching.over_replicas`.
 
     Returns:
-      The positions, their infos and the last state. A chain whose infos say that it diverged is
-      warned of, and its positions from there on are not finite.
+      The positions, their infos and the last state. Chains whose infos say `is_diverged` are warned
+      of.
 
     Raises:
       TypeError: if `key` is not one typed key, or `sampler` is something else.
@@ -118,8 +118,8 @@ def warn_of_divergence(info: PyTree) -> None:
     if np.any(is_diverged):
         share = np.mean(np.any(np.atleast_2d(is_diverged), axis=-1))
         warnings.warn(
-            f"{share:.0%} of the chains diverged: their positions are not finite. The step size "
-            "is too large, or the log-density not finite everywhere.",
+            f"{share:.0%} of the chains diverged, or went where the log-density is not finite: the "
+            "step size is too large, or the target not smooth. `info.is_diverged` says where.",
             RuntimeWarning,
             stacklevel=3,
         )

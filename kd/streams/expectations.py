@@ -60,7 +60,8 @@ def posterior_expectations(
       log_prob_fn: weights and one input to log-probabilities `[C]`, nats.
       expectations: what to estimate, by the name of its entry in a batch.
       inputs: batches `{"x": [B, ...]}`; where an estimator remembers, also `"index"`, `[B]`
-        integers in [0, N), the examples' numbers.
+        integers in [0, N), the examples' numbers: an estimate is of one input, so that a
+        number comes with the same x each time, but for small noise.
       num_examples: N; needed where an estimator remembers.
       burn_in: steps of the chain before the first batch.
       thin: steps of the chain a batch.

@@ -30,7 +30,9 @@ def proximal(
 
     For a chain: `optax.chain(optax.adam(rate), proximal(shrink_groups, strength * rate))`. After
     an optimiser with a metric of its own, as Adam, the proximal step is still Euclidean: each
-    parameter shrinks by the amount, whatever its gradients are.
+    parameter shrinks by the amount, whatever its gradients are. Then it is no longer the loss plus
+    the regulariser that is minimised: the amount is weighed against Adam's steps, which are
+    about the rate, and a strength of the order of 1 is what tells.
 
     Args:
       prox_fn: parameters and amount to parameters, as `kd.models.shrink_groups`.

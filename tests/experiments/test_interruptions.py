@@ -164,8 +164,13 @@ def test_damaged_checkpoints_are_fallen_back_from(run_two, tmp_path):
 
     done = study_runs.succeed_here(path, TWO)
     assert done.stderr.splitlines() == [
-        f"warning: checkpoint {name} is damaged; falling back to the one before it."
-        for name in (teacher[-1].name, ce[-1].name, ce[-2].name, projected[-1].name)
+        f"warning: checkpoint {name} is damaged; falling back to {what}."
+        for name, what in (
+            (teacher[-1].name, "the one before it"),
+            (ce[-1].name, "the one before it"),
+            (ce[-2].name, "the start"),
+            (projected[-1].name, "the one before it"),
+        )
     ]
     assert_same_bits(done, run_two)
     for phase in PHASES:

@@ -316,7 +316,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(wine, tmp_path):
         ({"input_variance": 0}, "--input_variance"),
         ({"sampler": "nuts"}, "--sampler must be slice | sgld | sghmc; got 'nuts'."),
         ({"step_size": 0}, "--step_size"),
-        ({"input_variance": 1e300}, "--input_variance must be a number > 0 and <= 1000000.0"),
+        ({"input_variance": 1e300}, "--input_variance must be a number and > 0 and <= 1000000.0"),
         ({"minibatch": 8}, "--minibatch is of sgld and sghmc, not of slice."),
     ],
 )

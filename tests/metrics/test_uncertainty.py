@@ -115,3 +115,9 @@ def test_raises():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_scores_that_are_alike_are_detected_as_chance_is():
+    scores = np.arange(100.0)
+    found = metrics.detection(scores, scores)
+    assert found.auroc == pytest.approx(0.5) and found.fpr95 == pytest.approx(0.95)

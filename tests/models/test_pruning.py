@@ -87,7 +87,7 @@ def test_a_pruned_network_says_what_the_masked_one_says(name, numbers):
     x = np.random.default_rng(0).normal(size=(20, *shape)).astype(np.float32)
     expected = jax.vmap(lambda x: model.apply(masked, x))(x)
     np.testing.assert_allclose(
-        jax.vmap(lambda x: found.model.apply(found.params, x))(x), expected, atol=1e-5, rtol=1e-6
+        jax.vmap(lambda x: found.model.apply(found.params, x))(x), expected, atol=2e-6, rtol=1e-6
     )
     for layer, kept in found.kept.items():
         size = params["params"][layer]["kernel"].shape[-1]
@@ -121,3 +121,13 @@ def test_raises():
     for other in ({}, {"params": {"w": jnp.ones(2)}}, jnp.ones(3)):
         with pytest.raises(ValueError, match="params must be those of an MLP or a CNN"):
             group_norms(other)
+
+
+def test_a_threshold_that_is_the_largest_weight_is_refused():
+    """Single precision's 0.1 is more than 0.1."""
+    model, params, _ = network("mlp")
+    layer = params["params"]["Dense_0"]
+    layer["kernel"] = jnp.full_like(layer["kernel"], 0.1)
+    assert prune(model, params, 0.1).model.hidden_sizes[0] == 6
+    with pytest.raises(ValueError, match="just below 0.10000000149"):
+        prune(model, params, float(np.float32(0.1)))
