@@ -35,16 +35,29 @@ def label_counts(axis: plt.Axes) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
-def label_values(axis: plt.Axes) -> None:
-    """Labels a logarithmic y axis of plain numbers, 0.2, 0.5, 1, more where it is short.
+def label_values(axis: plt.Axes, which: str = "y") -> None:
+    """Labels a logarithmic axis of plain numbers, 0.2, 0.5, 1, more where it is short.
 
     To be called when the limits are final.
     """
-    low, high = axis.get_ylim()
+    low, high = axis.get_ylim() if which == "y" else axis.get_xlim()
+    labelled = axis.yaxis if which == "y" else axis.xaxis
     steps = next((steps for ratio, steps in STEPS if high / low < ratio), (1,))
-    axis.yaxis.set_major_locator(LogLocator(subs=steps))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    labelled.set_major_locator(LogLocator(subs=steps))
+    labelled.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    labelled.set_minor_formatter(NullFormatter())
+
+
+def label_thousands(axis: plt.Axes) -> None:
+    """Labels a logarithmic x axis of large counts: 20k, 50k, 100k, and M for millions."""
+
+    def short(count: float, _) -> str:
+        if count >= 1e6:
+            return f"{count / 1e6:g}M"
+        return f"{count / 1e3:g}k" if count >= 1e3 else f"{count:g}"
+
+    label_values(axis, "x")
+    axis.xaxis.set_major_formatter(FuncFormatter(short))
 
 
 def save(figure: plt.Figure, run: Run, name: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.plotting import STYLE, label_counts, label_values, plt, save
+from experiments.plotting import STYLE, label_counts, label_thousands, label_values, plt, save
 from experiments.posterior_expectations import toy
 from experiments.posterior_expectations.judging import Judged
 from experiments.posterior_expectations.settings import TEACHER, Chain, Settings, Student
@@ -121,7 +121,7 @@ def _costs(settings: Settings, group: str, values: dict[str, Row]) -> plt.Figure
         "every width": [student for student in settings.students() if not student.strength],
         "pruned": [student for student in settings.students() if student.strength],
     }
-    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.2), sharey=True, layout="constrained")
     for axis, cost, label in zip(axes, COSTS, LABELS, strict=True):
         every = []
         for (title, students), marker in zip(searched.items(), "os", strict=True):
@@ -140,8 +140,12 @@ def _costs(settings: Settings, group: str, values: dict[str, Row]) -> plt.Figure
             wide = _points(values, group, cost, [base])
             if len(wide):
                 axis.axvline(wide[0, 0], color="gray", linestyle=":", label="teacher's widths")
+        if cost == "latency":
+            label_values(axis, "x")
+        else:
+            label_thousands(axis)
     axes[0].set_ylabel("test NLL, nats")
-    axes[-1].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure
 
 
