@@ -92,7 +92,10 @@ def objective_of(
 
 
 def temperature_at(settings: Settings, step: Array) -> Array:
-    """Constant for a third of the run, then linearly to 1 in the next (Malinin et al., 2020)."""
+    """Constant for a third of the run, then linearly to 1 in the next.
+
+    As in Malinin et al. (2020), who temper the teacher too, and clip gradients.
+    """
     share = 3 * step.astype(jnp.float32) / settings.student_steps - 1
     return settings.temperature + (1 - settings.temperature) * jnp.clip(share, 0.0, 1.0)
 
