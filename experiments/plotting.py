@@ -1,9 +1,11 @@
 """Matplotlib as every study uses it: the one place that imports it, without a screen."""
 
 import os
+from collections.abc import Callable
 
 os.environ["MPLBACKEND"] = "Agg"  # Whatever it was; matplotlib reads it as it is imported.
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
 
 from experiments.run import Run  # noqa: E402
@@ -26,38 +28,32 @@ STEPS = ((30.0, (1, 2, 5)), (200.0, (1, 3)))
 def label_counts(axis: plt.Axes) -> None:
     """Labels a logarithmic x axis of counts: 100, 1,000 and so on, more where it is short.
 
-    To be called when the limits are final.
+    To be called, as the next two, when the limits are final.
     """
-    low, high = axis.get_xlim()
-    steps = next((steps for ratio, steps in STEPS if high / low < ratio), (1,))
-    axis.xaxis.set_major_locator(LogLocator(subs=steps))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    _label(axis.xaxis, axis.get_xlim(), lambda count, _: f"{count:,.0f}")
 
 
 def label_values(axis: plt.Axes, which: str = "y") -> None:
-    """Labels a logarithmic axis of plain numbers, 0.2, 0.5, 1, more where it is short.
-
-    To be called when the limits are final.
-    """
-    low, high = axis.get_ylim() if which == "y" else axis.get_xlim()
-    labelled = axis.yaxis if which == "y" else axis.xaxis
-    steps = next((steps for ratio, steps in STEPS if high / low < ratio), (1,))
-    labelled.set_major_locator(LogLocator(subs=steps))
-    labelled.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    labelled.set_minor_formatter(NullFormatter())
+    """Labels a logarithmic axis, "x" or "y", of plain numbers: 0.2, 0.5, 1."""
+    limits = axis.get_xlim() if which == "x" else axis.get_ylim()
+    _label(axis.xaxis if which == "x" else axis.yaxis, limits, lambda value, _: f"{value:g}")
 
 
 def label_thousands(axis: plt.Axes) -> None:
     """Labels a logarithmic x axis of large counts: 20k, 50k, 100k, and M for millions."""
 
-    def short(count: float, _) -> str:
-        if count >= 1e6:
-            return f"{count / 1e6:g}M"
-        return f"{count / 1e3:g}k" if count >= 1e3 else f"{count:g}"
+    def short(count: float, _: int) -> str:
+        scale, unit = next((s, u) for s, u in ((1e6, "M"), (1e3, "k"), (0, "")) if count >= s)
+        return f"{count / (scale or 1):g}{unit}"
 
-    label_values(axis, "x")
-    axis.xaxis.set_major_formatter(FuncFormatter(short))
+    _label(axis.xaxis, axis.get_xlim(), short)
+
+
+def _label(axis: Axis, limits: tuple[float, float], format_fn: Callable[[float, int], str]) -> None:
+    steps = next((steps for ratio, steps in STEPS if limits[1] / limits[0] < ratio), (1,))
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(format_fn))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: plt.Figure, run: Run, name: str) -> None:
