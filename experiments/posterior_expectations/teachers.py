@@ -58,15 +58,10 @@ def log_posterior_fn_of(settings: Settings, dataset: Dataset) -> Callable[[PyTre
     """Estimated from a minibatch, in nats."""
     log_prob_fn = log_prob_fn_of(settings, dataset.num_classes)
     return samplers.minibatch_log_posterior(
-        lambda weights: -0.5 * settings.prior_precision * square_norm(weights),
+        lambda weights: -0.5 * settings.prior_precision * optax.tree.norm(weights, squared=True),
         lambda weights, one: log_prob_fn(weights, one["x"])[one["y"]],
         num_examples=len(dataset.train_x),
     )
-
-
-def square_norm(weights: PyTree) -> Array:
-    """The sum of all squares."""
-    return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(weights))
 
 
 def examples(settings: Settings, dataset: Dataset) -> Stream:
