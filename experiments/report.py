@@ -87,22 +87,27 @@ class Progress:
         now = time.monotonic()
         if not self._is_terminal and (step == self._num_steps or now - self._last > PLAIN_SECONDS):
             self._last = now
-            print(f"{self._phase:<24} {step:>7}/{self._num_steps}  {shown}", flush=True)
+            say(self._phase, f"{step:>7}/{self._num_steps}  {shown}")
 
     def goes_on(self, step: int) -> None:
         """Says that the phase was at `step` already, before this process."""
         if self._is_terminal:
             self._bar.update(step - self._bar.n)
         elif step == self._num_steps:
-            print(f"{self._phase:<24} {step:>7}/{self._num_steps}  done before", flush=True)
+            say(self._phase, f"{step:>7}/{self._num_steps}  done before")
         else:
-            print(f"{self._phase:<24} {step:>7}/{self._num_steps}  goes on from here", flush=True)
+            say(self._phase, f"{step:>7}/{self._num_steps}  goes on from here")
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._bar.close()
+
+
+def say(phase: str, line: str) -> None:
+    """A line of the log, of a phase."""
+    print(f"{phase:<24} {line}", flush=True)
 
 
 def _is_shown(name: str, value: float) -> bool:

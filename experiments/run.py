@@ -57,6 +57,7 @@ class Run(NamedTuple):
         evaluate_fn: Callable[[PyTree], dict[str, Any]] | None = None,
         num_points: int = 10,
         burn_in: int = 0,
+        burn_in_update: Update | None = None,
         after_burn_in: Callable[[PyTree], PyTree] = lambda stream_state: stream_state,
         stream_state: PyTree | None = None,
         num_replicas: int | None = None,
@@ -70,11 +71,13 @@ class Run(NamedTuple):
           num_points: how many of them.
           burn_in: batches that the stream is moved before, as a phase of its own: a run that
             stops within goes on within. Only without `stream_state`.
+          burn_in_update: what sees those, without a state; nothing by default.
           after_burn_in: from the stream's state then to that from which the phase begins.
         """
         if burn_in:
             burned = self._phase(
-                f"burn_in-{phase}", key, stream, training.discard(), (), burn_in, num_replicas
+                *(f"burn_in-{phase}", key, stream),
+                *(burn_in_update or training.discard(), (), burn_in, num_replicas),
             )
             stream_state = after_burn_in(burned.stream)
             key = jax.random.fold_in(key, 1)

@@ -46,6 +46,8 @@ def load(settings: Settings, options: Options) -> Loaded:
         return Loaded(*toy.dataset(settings.seed), {})
     dataset = data.load(settings.dataset, data_dir=options.data_dir)
     shape = dataset.test_x.shape[1:]
+    if len(shape) != 3:
+        _check_vectors(settings, shape)
 
     def check_shape(flag: str, name: str, x: np.ndarray) -> np.ndarray:
         if x.shape[1:] != shape:
@@ -89,6 +91,16 @@ def check(settings: Settings) -> None:
             raise UserError("toy has no masks: --experiment must be 1 or 3 with --mask_rate=0.")
 
 
+def _check_vectors(settings: Settings, shape: tuple[int, ...]) -> None:
+    """Refuses what is of images alone."""
+    is_masked = settings.fresh_masks or any(chain.mask_rate for chain in settings.chains())
+    for flag, needed in (("mask_rate=0", is_masked), ("model=fcnn", settings.model != "fcnn")):
+        if needed:
+            raise UserError(
+                f"{settings.dataset} has inputs {shape}, which are no images: give --{flag}."
+            )
+
+
 def _check_students(settings: Settings) -> None:
     for flag, choices in (("student", STUDENTS), ("estimator", ESTIMATORS)):
         for value in getattr(settings, flag):
@@ -120,6 +132,8 @@ def _check_teacher(settings: Settings) -> None:
         )
     if settings.num_chains > 1 and teachers.is_stored(settings):
         raise UserError(f"--num_chains is of sgld and sghmc, not of {settings.teacher}.")
+    if settings.all_members and not teachers.is_stored(settings):
+        raise UserError(f"--all_members is of stored teachers, not of {settings.teacher}.")
     if settings.teacher == "bag" and steps < members:
         raise UserError(f"--num_steps must be at least --num_members; got {steps}.")
     if settings.teacher != "cyclical":

@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING
 
-from experiments.posterior_expectations import students
+from experiments.posterior_expectations import students, teachers
 from experiments.posterior_expectations.judging import Learned, scores
 from experiments.posterior_expectations.settings import Settings
 from experiments.run import Run
@@ -58,13 +58,16 @@ def fine_tune(
             name: one._replace(params=state.states[name].params) for name, one in pruned.items()
         }
 
+    state = update.init({name: one.params for name, one in pruned.items()})
+    if task.exact is None:
+        update = teachers.watched(update)
     phase = f"fine_tune[{task.chain.name}]"
     final = run.fit(
         phase,
         run.key(phase),
         task.stream,
         update,
-        update.init({name: one.params for name, one in pruned.items()}),
+        state,
         settings.fine_tune_steps,
         stream_state=stream_state,
         evaluate_fn=lambda state: scores(task.judge_students(tuned(state)), task.dataset.test_y),

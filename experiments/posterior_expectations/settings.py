@@ -156,6 +156,11 @@ class Settings:
     num_members: int = setting(
         20, 100, "networks that are stored, one chain's or an ensemble's", at_least=2, at_most=MOST
     )
+    all_members: bool = setting(
+        False,
+        False,
+        "whether all stored networks answer at each step of the students, or one at random",
+    )
     member_rate: float = setting(
         1e-3, 1e-3, "of the Adam of an ensemble's members, falling linearly to 0", above=0
     )
@@ -166,7 +171,13 @@ class Settings:
         at_least=10,
         at_most=MOST,
     )
-    burn_in: int = setting(1000, 1000, "B, steps before", at_least=0, at_most=MOST)
+    burn_in: int = setting(
+        1000,
+        1000,
+        "B, steps before; cyclical chains have none, but for the first half of each cycle",
+        at_least=0,
+        at_most=MOST,
+    )
     thin: int = setting(10, 100, "H, steps of the chain a student's step", at_least=1, at_most=MOST)
     step_size: float = setting(1e-4, 4e-6, "eta, of the chain", above=0)
     friction: float = setting(0.1, 0.1, "of sghmc", above=0, at_most=1)

@@ -16,6 +16,13 @@ from kd.metrics import Uncertainties, dirichlet_uncertainties, uncertainties
 from kd.types import Array, Batch, PyTree, Update
 
 BLOCK = 500  # Inputs at once, at the test.
+# What an exported student says.
+ANSWERS = {
+    "predictive": "log-probabilities",
+    "entropy": "expected entropy",
+    "both": "log-probabilities, and last the expected entropy",
+    "dirichlet": "logarithms of concentrations",
+}
 
 
 def expectations(settings: Settings) -> dict[str, Expectation]:
@@ -100,12 +107,19 @@ def temperature_at(settings: Settings, step: Array) -> Array:
     return settings.temperature + (1 - settings.temperature) * jnp.clip(share, 0.0, 1.0)
 
 
-def log_probs_fn(student: Student, model: nn.Module) -> Callable[[PyTree, Array], Array]:
-    """The predictive distribution of a student, `[C]` in nats, but of "entropy" ones."""
+def answer_fn(student: Student, model: nn.Module) -> Callable[[PyTree, Array], Array]:
+    """What a student says of one input, see `ANSWERS`: nats, but for a Dirichlet's."""
 
     def fn(params: PyTree, x: Array) -> Array:
         outputs = model.apply(params, x)
-        return jax.nn.log_softmax(outputs[:-1] if student.kind == "both" else outputs)
+        if student.kind == "predictive":
+            return jax.nn.log_softmax(outputs)
+        if student.kind == "entropy":
+            return jax.nn.softplus(outputs)
+        if student.kind == "dirichlet":
+            return outputs
+        heads = models.predictive_and_entropy(outputs)
+        return jnp.append(heads.log_probs, heads.entropy)
 
     return fn
 

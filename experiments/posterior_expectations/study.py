@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import chains
+from experiments import chains, report
 from experiments.flags import Options
 from experiments.posterior_expectations import (
     figures,
@@ -161,9 +161,7 @@ def task_of(run: Run, loaded: inputs.Loaded, chain: Chain) -> Task:
     update = training.combine(**updates)
     state = update.init(starts)
     if members is None:
-        update = training.observe(
-            update, lambda batch: chains.langevin_figures(batch["chain"]["info"])
-        )
+        update = teachers.watched(update)
     stream = stream_of(run, unlabelled, sampler, position, log_prob_fn, chain)
     return Task(chain, dataset, places, stream, update, state, blank, exact)
 
@@ -183,6 +181,7 @@ def distil(run: Run, task: Task) -> tuple[dict[str, Judged], dict[str, Learned]]
             evaluate_fn=lambda state: scores(task.judge(state), task.dataset.test_y),
             num_points=NUM_POINTS,
             burn_in=-(-settings.burn_in // settings.thin) if is_online else 0,
+            burn_in_update=teachers.watched(training.discard()),
             after_burn_in=begin,
         )
         found = pruning.finish(run, task, final)
@@ -215,34 +214,37 @@ def stream_of(
         is_pixels = unlabelled.min() >= 0 and unlabelled.max() <= 1
         limits = (0.0, 1.0) if is_pixels else None
         images = streams.with_noise(images, scale=settings.input_noise, limits=limits)
-    is_stored = teachers.is_stored(settings)
-    return streams.numbered(
-        streams.posterior_expectations(
-            sampler,
-            position,
-            log_prob_fn,
-            students.expectations(settings),
-            images,
-            num_examples=len(unlabelled),
-            thin=1 if is_stored else settings.thin,
-            num_chains=settings.num_chains if settings.num_chains > 1 else None,
-            max_bytes=1e9 * run.options.cache_gb,
-        )
+    stream = streams.posterior_expectations(
+        sampler,
+        position,
+        log_prob_fn,
+        students.expectations(settings),
+        images,
+        num_examples=len(unlabelled),
+        thin=1 if teachers.is_stored(settings) else settings.thin,
+        num_chains=teachers.width(settings),
+        max_bytes=1e9 * run.options.cache_gb,
     )
+    size = streams.estimate_bytes(stream)
+    report.say(f"chain[{chain.name}]", f"estimates at {len(unlabelled):,} examples: {size:,} bytes")
+    return streams.numbered(stream)
 
 
 def export(run: Run, chain: Chain, dataset: Dataset, found: dict[str, Learned]) -> None:
-    """Every student that classifies, as a function to log-probabilities."""
+    """Every student, with all that it has learned to say."""
     if chain.repeat:
         return
     for student, model, params in found.values():
-        if student.kind == "entropy":
-            continue
         name = f"{student.name},{chain.name}".replace(",", "-")
         export_student(
             run.workdir.file("student", name),
-            students.log_probs_fn(student, model),
+            students.answer_fn(student, model),
             params,
             input_shape=dataset.train_x.shape[1:],
-            metadata={"experiment": EXPERIMENT, "student": list(student), "chain": list(chain)},
+            metadata={
+                "experiment": EXPERIMENT,
+                "outputs": students.ANSWERS[student.kind],
+                "student": list(student),
+                "chain": list(chain),
+            },
         )

@@ -138,6 +138,18 @@ def ends_of_cycles(num_kept: int, num_cycles: int) -> np.ndarray:
     return chosen[chosen % length >= length * (1 - SAMPLED)]
 
 
+def watched(update: Update) -> Update:
+    """The update, with what the chain says of itself: it stops a run that diverges."""
+    return training.observe(update, lambda batch: chains.langevin_figures(batch["chain"]["info"]))
+
+
+def width(settings: Settings) -> int | None:
+    """Networks that answer together at each step, if the stream has an axis for them."""
+    if settings.all_members:
+        return settings.num_members
+    return settings.num_chains if settings.num_chains > 1 else None
+
+
 def sampler_of(
     run: Run, dataset: Dataset, chain: Chain, key: Key
 ) -> tuple[Sampler, PyTree, PyTree | None]:
@@ -145,6 +157,8 @@ def sampler_of(
     settings = run.settings
     if is_stored(settings):
         members = stored(run, dataset, chain)
+        if settings.all_members:
+            return samplers.fixed(), members, members
         first = jax.tree.map(lambda leaf: leaf[0], members)
         return samplers.from_draws(members), first, members
     if settings.num_chains > 1:

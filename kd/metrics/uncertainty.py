@@ -214,6 +214,8 @@ def _gain_of_order(gains: np.ndarray, scores: np.ndarray, top: int) -> float:
 def risk_coverage(losses: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coverage and mean loss of the predictions kept, the least uncertain first.
 
+    Of equally uncertain ones each counts as their mean, as in a random order of them.
+
     Args:
       losses: `[N]`, for instance 0 and 1.
       scores: `[N]`, uncertainties.
@@ -223,7 +225,7 @@ def risk_coverage(losses: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, n
       under the curve.
 
     Raises:
-      ValueError: if the vectors differ in length, or are empty.
+      ValueError: if the vectors differ in length, are empty, or are not finite.
 
     Example:
       >>> risk_coverage(np.array([1.0, 0.0]), np.array([0.9, 0.1]))[1].tolist()
@@ -235,6 +237,9 @@ def risk_coverage(losses: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, n
     checks.check_rank("losses", losses, 1)
     checks.check_same_shape("losses", losses, "scores", scores)
     checks.check_count("the number of losses", len(losses))
-    order = np.argsort(scores, kind="stable")
+    checks.check_finite("losses", losses)
+    checks.check_finite("scores", scores)
+    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+    means = np.bincount(group, np.asarray(losses, np.float64)) / sizes
     counts = np.arange(1, len(losses) + 1)
-    return counts / len(losses), np.cumsum(np.asarray(losses, np.float64)[order]) / counts
+    return counts / len(losses), np.cumsum(means[np.sort(group)]) / counts

@@ -1,6 +1,6 @@
 """Markov kernels, each a `Sampler(init, step)`, and `sample`, which runs them."""
 
-from kd.samplers.adapters import DrawState, from_blackjax, from_draws
+from kd.samplers.adapters import DrawState, fixed, from_blackjax, from_draws
 from kd.samplers.base import Samples, position_of, sample
 from kd.samplers.diagnostics import Diagnosis, diagnose, diagnosis_table, save_draws
 from kd.samplers.flips import FlipInfo, FlipState, bit_flips
@@ -31,6 +31,7 @@ __all__ = [
     "cyclical_step_size",
     "diagnose",
     "diagnosis_table",
+    "fixed",
     "from_blackjax",
     "from_draws",
     "minibatch_log_posterior",

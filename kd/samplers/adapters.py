@@ -110,6 +110,34 @@ def from_draws(position: PyTree, *, num_chains: int | None = None) -> Sampler:
     return Sampler(init, step)
 
 
+def fixed() -> Sampler:
+    """A sampler that stays where it starts.
+
+    As many "chains" as an ensemble has members then answer together at every step: expectations
+    under the whole of it, exact, where `from_draws` has one member at random.
+
+    Returns:
+      A sampler whose state is the position.
+
+    Example:
+      >>> members = jnp.arange(3.0)  # Three networks of one weight each.
+      >>> from kd import streams
+      >>> from kd.inference import Expectation, current_sample
+      >>> stream = streams.posterior_expectations(
+      ...     fixed(), members, lambda w, x: jnp.stack([w * x]),
+      ...     {"mean": Expectation(lambda log_probs: log_probs[0], current_sample())},
+      ...     streams.resample({"x": jnp.ones(5)}, 2), num_chains=3)
+      >>> stream.next(jax.random.key(1), stream.init(jax.random.key(0)))[1]["mean"].tolist()
+      [1.0, 1.0]
+    """
+
+    def init(position: PyTree, key: Key | None = None) -> PyTree:
+        del key
+        return position
+
+    return Sampler(init, lambda key, state: (state, ()))
+
+
 def _takes_two(init: Any) -> bool:
     try:
         inspect.signature(init).bind("position", "key")

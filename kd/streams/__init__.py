@@ -3,7 +3,12 @@
 from kd.streams.blocks import BlockState, blocks
 from kd.streams.chains import ChainsState, ChainState, bag, chain, parallel_chains
 from kd.streams.composition import map_batch, merge, numbered, with_masks, with_noise, with_signs
-from kd.streams.expectations import ExpectationsState, forget, posterior_expectations
+from kd.streams.expectations import (
+    ExpectationsState,
+    estimate_bytes,
+    forget,
+    posterior_expectations,
+)
 from kd.streams.generators import (
     gaussian_noise,
     munge,
@@ -24,6 +29,7 @@ __all__ = [
     "bootstrap",
     "cache_bytes",
     "chain",
+    "estimate_bytes",
     "forget",
     "gaussian_noise",
     "label",

@@ -66,13 +66,14 @@ def posterior_expectations(
       burn_in: steps of the chain before the first batch.
       thin: steps of the chain a batch.
       num_chains: R chains, whose samples count together in each estimate.
-      max_bytes: the most that estimates and counts may take.
-      method: how several chains run, see `kd.batching.over_replicas`.
+      max_bytes: the most that estimates and counts may take (`estimate_bytes` says what they do).
+      method: how several chains run, and answer, see `kd.batching.over_replicas`.
 
     Returns:
       A stream of the batches of `inputs`, with an estimate `[B, ...]` under each name, and under
       `"chain"` the current `"position"` and `"info"`, with `num_chains` each leaf `[R, ...]`.
-      An example that is twice in a batch counts once.
+      An example that is twice in a batch counts once; where noise makes two inputs of it, as one
+      of the two.
 
     Raises:
       TypeError: for a function that returns no floating array, or numbers that are no integers.
@@ -111,7 +112,7 @@ def posterior_expectations(
     empty = jax.eval_shape(
         lambda: _memories(weights, log_prob_fn, expectations, inputs, num_examples)
     )
-    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(empty))
+    needed = _num_bytes(empty)
     if max_bytes is not None and needed > max_bytes:
         raise CacheTooLargeError(
             f"the estimates at {num_examples:,} examples would take {needed / 1e9:.3g} GB and "
@@ -138,11 +139,12 @@ def posterior_expectations(
     def next_(key: Key, state: ExpectationsState) -> tuple[ExpectationsState, Batch]:
         chain_key, inputs_key = jax.random.split(key)
         chain_state, where = positions.next(chain_key, state.chain)
-        inputs_state, batch = inputs.next(inputs_key, state.inputs)
+        inputs_state, given = inputs.next(inputs_key, state.inputs)
+        batch = dict(given)
         shared = sorted(expectations.keys() & batch.keys())
         if shared:
             raise ValueError(f"inputs already have {', '.join(map(repr, shared))}.")
-        log_probs = _log_probs(log_prob_fn, where["position"], batch["x"])
+        log_probs = _log_probs(log_prob_fn, where["position"], batch["x"], method)
         counts, memories = state.counts, dict(state.memories)
         if remembered:
             index = batch["index"]
@@ -184,9 +186,37 @@ def forget(state: ExpectationsState) -> ExpectationsState:
     return state._replace(counts=zeros[0], memories=zeros[1])
 
 
-def _log_probs(log_prob_fn: Callable[[PyTree, Array], Array], position: PyTree, x: Array) -> Array:
-    """Of R samples at B inputs: `[B, R, C]`; one sample after another, each with all inputs."""
-    each = over_replicas(lambda weights: jax.vmap(lambda one: log_prob_fn(weights, one))(x))
+def estimate_bytes(stream: Stream) -> int:
+    """Memory that the estimates and counts of `posterior_expectations` take, before they do.
+
+    Args:
+      stream: of `posterior_expectations` itself, not one made of it.
+
+    Example:
+      >>> from kd import samplers, streams
+      >>> from kd.inference import Expectation, predictive, running_mean
+      >>> data = {"x": jnp.zeros((1000, 5)), "index": jnp.arange(1000)}
+      >>> stream = posterior_expectations(
+      ...     samplers.from_draws(jnp.zeros((20, 5, 10))), jnp.zeros((5, 10)),
+      ...     lambda w, x: jax.nn.log_softmax(x @ w),
+      ...     {"probs": Expectation(predictive, running_mean())},
+      ...     streams.resample(data, 100), num_examples=1000)
+      >>> estimate_bytes(stream)  # Ten probabilities and a count, for each of a thousand.
+      44000
+    """
+    state = jax.eval_shape(stream.init, jax.random.key(0))
+    return _num_bytes((state.counts, state.memories))
+
+
+def _num_bytes(shapes: PyTree) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
+def _log_probs(
+    log_prob_fn: Callable[[PyTree, Array], Array], position: PyTree, x: Array, method: str
+) -> Array:
+    """Of R samples at B inputs: `[B, R, C]`; each with all inputs."""
+    each = over_replicas(lambda weights: jax.vmap(lambda one: log_prob_fn(weights, one))(x), method)
     log_probs = each(position)
     checks.check_rank("log_prob_fn's answers to a batch, of all chains,", log_probs, 3)
     return jnp.swapaxes(log_probs, 0, 1)

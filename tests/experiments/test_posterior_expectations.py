@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +52,7 @@ def nll_of_file(finished, name, given):
     settings = settings_of(given)
     dataset, _ = inputs.data_of(settings, loaded_digits(), settings.chains()[0])
     student = load_student(finished.path / "student" / name)
-    log_probs = np.asarray(student(jnp.asarray(dataset.test_x)), float)
+    log_probs = np.asarray(student(jnp.asarray(dataset.test_x)), float)[:, :10]
     return -log_probs[np.arange(len(log_probs)), dataset.test_y].mean()
 
 
@@ -75,6 +76,8 @@ def test_a_run_leaves_what_it_promises(finished):
     check_figures(finished, {"training-0.29-0.png", "entropies-0.29-0.png"})
     names = {path.name for path in (finished.path / "student").iterdir()}
     assert names == {f"{name},0.29,0,0".replace(",", "-") for name in FOUR}
+    # Two answers of ten classes, an entropy and a count, of each.
+    assert f"estimates at 1,200 examples: {1200 * 4 * 22:,} bytes" in finished.stdout
     shown = finished.stdout[finished.stdout.index("mask 0.29") :]
     assert max(map(len, shown[: shown.index("Look at")].splitlines())) <= 80
 
@@ -189,7 +192,7 @@ def test_masks_and_sizes_in_one_figure(tmp_path):
     "given",
     [
         {"teacher": "ensemble", "num_members": 3},
-        {"teacher": "bag", "num_members": 6},
+        {"teacher": "bag", "num_members": 6, "all_members": "true"},
         {"teacher": "cyclical", "num_members": 6, "num_cycles": 3, "num_steps": 48},
         {"teacher": "sghmc", "num_chains": 2},
         {"student": "predictive", "estimator": "current", "fresh_masks": "true"},
@@ -298,6 +301,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
             {"teacher": "bag", "num_members": 80},
             "--num_steps must be at least --num_members; got 60.",
         ),
+        ({"all_members": "true"}, "--all_members is of stored teachers, not of sgld."),
         ({"fresh_masks": "true"}, "--fresh_masks gives every visit another input"),
         ({"test_thin": 13}, "--test_thin must be at most --num_steps / --thin = 12"),
         ({"dataset": "toy"}, "--outside is of images, not of toy"),
@@ -306,6 +310,23 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
 )
 def test_mistakes_are_one_line(changed, expected, tmp_path):
     assert expected in study_runs.refusal(tmp_path / "run", TINY | changed, module=MODULE)
+
+
+@pytest.mark.parametrize(
+    ("changed", "needed"),
+    [({}, "mask_rate=0"), ({"mask_rate": 0, "model": "cnn"}, "model=fcnn")],
+)
+def test_vectors_are_no_images(changed, needed, tmp_path):
+    rng = np.random.default_rng(0)
+    splits = {
+        f"{split}_{what}": made
+        for split in ("train", "test")
+        for what, made in (("x", rng.uniform(size=(50, 6))), ("y", rng.integers(3, size=50)))
+    }
+    np.savez(tmp_path / "vectors.npz", **splits)
+    given = TINY | {"dataset": tmp_path / "vectors.npz", "outside": ""} | changed
+    line = study_runs.refusal(tmp_path / "run", given, module=MODULE)
+    assert f"has inputs (6,), which are no images: give --{needed}." in line
 
 
 @pytest.mark.parametrize("teacher", ["sgld", "bag"])
@@ -395,6 +416,24 @@ def test_readings_of_outputs():
         students.entropy_of(both._replace(kind="entropy"), outputs[:, :1]),
         np.log1p(np.exp(outputs[:, 0])),
     )
+
+
+@pytest.mark.parametrize("kind", sorted(students.ANSWERS))
+def test_answers_of_an_export_are_what_is_judged(kind):
+    student, model = Student(kind, "current", 1, 1), nn.Dense(4)
+    params = model.init(jax.random.key(0), jnp.zeros(3))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
+    found = np.array([students.answer_fn(student, model)(params, one) for one in x], float)
+    outputs = np.array([model.apply(params, one) for one in x], float)
+    log_probs = students.log_probs_of(student, outputs)
+    entropy = students.entropy_of(student, outputs)
+    expected = {
+        "predictive": lambda: log_probs,
+        "entropy": lambda: np.logaddexp(0, outputs),
+        "both": lambda: np.c_[log_probs, entropy],
+        "dirichlet": lambda: outputs,
+    }[kind]()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_temperature_falls_in_the_second_third():

@@ -98,6 +98,9 @@ def test_risk_by_coverage_by_hand():
     coverage, risk = metrics.risk_coverage(losses, scores)
     np.testing.assert_allclose(coverage, [0.25, 0.5, 0.75, 1.0])
     np.testing.assert_allclose(risk, [0, 1 / 2, 2 / 3, 1 / 2])
+    # Ties: what a random order of them has, whatever the order they come in.
+    _, risk = metrics.risk_coverage(losses, np.array([0.3, 0.3, 0.1, 0.3]))
+    np.testing.assert_allclose(risk, [0, 1 / 3, 4 / 9, 1 / 2])
 
 
 def test_raises():
@@ -112,6 +115,7 @@ def test_raises():
         (lambda: metrics.ranking(ones, ones), "draw_size must be at least 1 and at most 5"),
         (lambda: metrics.ranking(ones, ones, draw_size=5), "top must be at least 1 and at most 5"),
         (lambda: metrics.risk_coverage(np.ones(0), np.ones(0)), "the number of losses"),
+        (lambda: metrics.risk_coverage(ones, ones * np.nan), "scores"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -215,7 +215,7 @@ def test_the_online_loop_is_algorithm_1_in_plain_loops():
 
 
 def test_bayesian_dark_knowledge_is_a_special_case_step_for_step():
-    """U_s, cross-entropy, the teacher's own shape: as the thesis's online way from the chain."""
+    """U_s, cross-entropy, descent: the students of Balan et al.'s algorithm, by plain loops."""
     inputs = streams.gaussian_noise((2,), 4)
     stream = posterior_expectations(
         *(NOISE, jnp.zeros((3, 2)), log_prob_fn),
@@ -225,7 +225,23 @@ def test_bayesian_dark_knowledge_is_a_special_case_step_for_step():
     by_hand = streams.merge(streams.chain(NOISE, jnp.zeros((3, 2)), batch_size=1, name="w"), inputs)
     _, batches = run(stream, 6)
     _, expected = run(by_hand, 6)
+    update = training.gradient(
+        lambda w, batch: jnp.mean(
+            jax.vmap(lambda x, t: losses.cross_entropy(log_prob_fn(w, x), t))(
+                batch["x"], batch["probs"]
+            )
+        ),
+        optax.sgd(0.3),
+    )
+    state, student = update.init(jnp.ones((3, 2))), np.ones((3, 2))
     for one, other in zip(batches, expected, strict=True):
+        state, _ = update.apply(state, one)
+        for_each = [
+            np.outer(oracles.softmax(student @ x) - values(other["w"][0], x)["probs"], x)
+            for x in other["x"]
+        ]
+        student = student - 0.3 * np.mean(for_each, axis=0)
+        np.testing.assert_allclose(state.params, student, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(one["x"], other["x"])
         np.testing.assert_array_equal(one["chain"]["position"], other["w"][0])
         for row, x in enumerate(other["x"]):
