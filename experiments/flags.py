@@ -34,7 +34,7 @@ class Options:
     Attributes:
       workdir: where everything is written.
       data_dir: of prepared data sets, or None.
-      cache_gb: most memory for a teacher's labels.
+      cache_gb: most memory for a teacher's answers.
       checkpoint_seconds: least time between checkpoints.
       tensorboard: whether to write TensorBoard events too.
       teacher_from: workdir of a finished teacher to use, or None.
@@ -52,7 +52,7 @@ OPTION_HELP = {
     "preset": "the value of every setting not given: quick or paper",
     "workdir": "where to write, and from where to go on; under runs/ by default",
     "data_dir": "prepared TFDS data; TFDS_DATA_DIR by default",
-    "cache_gb": "most memory for the teacher's labels of a data set, in GB; 4 by default",
+    "cache_gb": "most memory for the teacher's answers to a data set, in GB; 4 by default",
     "checkpoint_seconds": "least time between two checkpoints; 30 by default",
     "tensorboard": "write TensorBoard events as well",
     "teacher_from": "workdir of another run with the same teacher settings: its teacher is used",

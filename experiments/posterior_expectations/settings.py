@@ -187,7 +187,10 @@ class Settings:
     prior_precision: float = setting(10.0, 10.0, "tau, of the weights", above=0)
     batch_size: int = setting(100, 100, "M, examples a step of the chain", at_least=1, at_most=MOST)
     student: tuple[str, ...] = setting(
-        (), (), "empty: predictive and entropy in 1 and 2, both in 3, both and dirichlet in 4"
+        (),
+        (),
+        "predictive, entropy, both in one network, dirichlet; empty: predictive and entropy in 1 "
+        "and 2, both in 3, both and dirichlet in 4",
     )
     estimator: tuple[str, ...] = setting(
         (),
