@@ -112,6 +112,12 @@ def _check_students(settings: Settings) -> None:
             "--fresh_masks gives every visit another input, and running means are of one: give "
             "--estimator=current, and no student of both, whose entropy is a running mean."
         )
+    is_mean = any(s.kind == "dirichlet" and s.estimator == RUNNING for s in settings.students())
+    if settings.temperature > 1 and is_mean:
+        raise UserError(
+            "--temperature changes what each sample says, and running means are of a single one: "
+            "give --estimator=current."
+        )
     for text in settings.student_hidden:
         try:
             networks.hidden_sizes(text)

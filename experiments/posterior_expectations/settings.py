@@ -257,7 +257,8 @@ class Settings:
     temperature: float = setting(
         1.0,
         1.0,
-        "of dirichlet students, not of their teacher, for a third; linearly to 1 in the next",
+        "of dirichlet students and their teacher, for a third; linearly to 1 in the next; for "
+        "current estimates",
         at_least=1,
     )
     test_thin: int = setting(

@@ -43,10 +43,21 @@ def expectations(settings: Settings) -> dict[str, Expectation]:
         "log_probs": lambda x: inference.smoothed_log_probs(x, smoothing=settings.smoothing),
     }
     estimators = {CURRENT: inference.current_sample(), RUNNING: inference.running_mean()}
-    return {
+    found = {
         f"{what}.{estimator}": Expectation(fns[what], estimators[estimator])
         for what, estimator in sorted(wanted)
     }
+    name = f"log_probs.{CURRENT}"
+    if name in found:  # Of each network, to be tempered at the temperature of the step.
+        found[name] = Expectation(lambda log_probs: log_probs, inference.current_samples())
+    return found
+
+
+def tempered(settings: Settings, log_probs: Array, temperature: Array) -> Array:
+    """What a Dirichlet is fitted to, `[C]`, nats, of networks' log-probabilities `[R, C]`."""
+    softer = jax.nn.log_softmax(log_probs / temperature)
+    smoothed = jax.vmap(lambda x: inference.smoothed_log_probs(x, smoothing=settings.smoothing))
+    return jnp.mean(smoothed(softer), axis=0)
 
 
 def update_of(
@@ -76,9 +87,10 @@ def objective_of(
         if student.kind == "entropy":
             return jnp.abs(jax.nn.softplus(outputs[0]) - targets[f"entropy.{student.estimator}"])
         if student.kind == "dirichlet":
-            found = losses.dirichlet_negative_log_likelihood(
-                outputs / temperature, targets[f"log_probs.{student.estimator}"]
-            )
+            target = targets[f"log_probs.{student.estimator}"]
+            if student.estimator == CURRENT:
+                target = tempered(settings, target, temperature)
+            found = losses.dirichlet_negative_log_likelihood(outputs / temperature, target)
             return temperature**2 * found
         heads = models.predictive_and_entropy(outputs)
         off = jnp.abs(heads.entropy - targets[f"entropy.{RUNNING}"])
@@ -99,10 +111,7 @@ def objective_of(
 
 
 def temperature_at(settings: Settings, step: Array) -> Array:
-    """Constant for a third of the run, then linearly to 1 in the next.
-
-    As in Malinin et al. (2020), who temper the teacher too, and clip gradients.
-    """
+    """Constant for a third of the run, then linearly to 1 in the next, as in Malinin et al."""
     share = 3 * step.astype(jnp.float32) / settings.student_steps - 1
     return settings.temperature + (1 - settings.temperature) * jnp.clip(share, 0.0, 1.0)
 

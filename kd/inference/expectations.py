@@ -64,6 +64,20 @@ def current_sample() -> Estimator:
     )
 
 
+def current_samples() -> Estimator:
+    """The values under the current samples, `[R, ...]`, each by itself.
+
+    For losses that are no function of a mean: of all members of an ensemble, tempered anew
+    at each step.
+
+    Example:
+      >>> memory, estimate = current_samples().step((), jnp.array([1.0, 3.0]), jnp.array(5))
+      >>> estimate.tolist()
+      [1.0, 3.0]
+    """
+    return Estimator(lambda value: (), lambda memory, values, count: (memory, values), False)
+
+
 def running_mean() -> Estimator:
     r"""The mean over all visits of an example: a Monte Carlo average without stored samples.
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import study_runs
 from PIL import Image
+from scipy import special
 
 from experiments.flags import resolve
 from experiments.posterior_expectations import (
@@ -303,6 +304,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         ),
         ({"all_members": "true"}, "--all_members is of stored teachers, not of sgld."),
         ({"fresh_masks": "true"}, "--fresh_masks gives every visit another input"),
+        ({"temperature": 2}, "--temperature changes what each sample says, and running means"),
         ({"test_thin": 13}, "--test_thin must be at most --num_steps / --thin = 12"),
         ({"dataset": "toy"}, "--outside is of images, not of toy"),
         ({"dataset": "toy", "outside": ""}, "toy has no masks"),
@@ -487,6 +489,17 @@ def test_objectives_by_hand():
     found, z, _ = objective({}, entropy, batch)
     off = np.abs(softplus(z[:, 0]) - np.asarray(batch["entropy.running"]))
     assert found == pytest.approx(off.mean(), rel=1e-5)
+    # A Dirichlet one, of two networks' answers; at first at a temperature of 2.
+    members = rng.dirichlet(np.ones(3), size=(5, 2))
+    own = batch | {"log_probs.current": jnp.asarray(np.log(members), jnp.float32)}
+    given = {"temperature": 2, "smoothing": 0.01}
+    found, z, _ = objective(given, Student("dirichlet", "current", 1, 1), own)
+    softer = members**0.5 / (members**0.5).sum(-1, keepdims=True)
+    log_probs = np.log(0.99 * softer + 0.01 / 3).mean(1)
+    alpha = np.exp(z / 2)
+    each = special.gammaln(alpha).sum(1) - special.gammaln(alpha.sum(1))
+    each -= np.sum((alpha - 1) * log_probs, axis=1)
+    assert found == pytest.approx(4 * each.mean(), rel=1e-5)
     both = Student("both", "current", 1, 1, 0.7)
     found, z, params = objective({"regularizer": "penalty"}, both, batch)
     norms = sum(
