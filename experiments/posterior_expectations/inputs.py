@@ -61,7 +61,7 @@ def load(settings: Settings, options: Options) -> Loaded:
         if name in SYNTHETIC:
             outside[name] = altered(dataset.test_x, name, settings.seed)
         else:
-            found = data.load_test_inputs(name, data_dir=options.data_dir)
+            found = padded(data.load_test_inputs(name, data_dir=options.data_dir), shape)
             outside[name] = check_shape("outside", name, found)
     unlabelled = dataset.train_x
     if settings.unlabelled:
@@ -77,6 +77,16 @@ def altered(images: np.ndarray, how: str, seed: int) -> np.ndarray:
     flat = images.reshape(len(images), -1)
     order = np.random.default_rng(seed).permutation(flat.shape[1])
     return flat[:, order].reshape(images.shape)
+
+
+def padded(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Smaller grey images in the middle of black ones of this shape, alike in every channel."""
+    is_grey = images.ndim == 4 and len(shape) == 3 and images.shape[-1] == 1
+    if not is_grey or any(has > may for has, may in zip(images.shape[1:], shape, strict=True)):
+        return images
+    free = [may - has for has, may in zip(images.shape[1:3], shape, strict=False)]
+    sides = [(0, 0), *((size // 2, size - size // 2) for size in free), (0, 0)]
+    return np.repeat(np.pad(images, sides), shape[-1], axis=-1)
 
 
 def check(settings: Settings) -> None:

@@ -126,8 +126,8 @@ class Settings:
     outside: tuple[str, ...] = setting(
         ("permuted",),
         ("kmnist", "notmnist"),
-        "out of distribution: data sets of images of one size with the data, notmnist, or the "
-        "test images permuted or inverted",
+        "out of distribution: data sets of images of one size with the data, or grey and smaller "
+        "(then in the middle of a black one), notmnist, or the test images permuted or inverted",
     )
     mask_rate: tuple[float, ...] = setting(
         (),

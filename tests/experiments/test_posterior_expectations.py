@@ -384,6 +384,18 @@ def test_masks_are_drawn_once_and_apart():
     np.testing.assert_array_equal(unlabelled, loaded.unlabelled)
 
 
+def test_small_grey_images_stand_in_the_middle_of_black_ones():
+    images = np.random.default_rng(0).uniform(0.1, 1, size=(2, 3, 4, 1))
+    found = inputs.padded(images, (6, 6, 3))
+    assert found.shape == (2, 6, 6, 3) and np.sum(found > 0) == 2 * 3 * 4 * 3
+    for channel in range(3):
+        np.testing.assert_array_equal(found[:, 1:4, 1:5, channel], images[..., 0])
+    for shape in ((2, 4, 1), (3, 4, 1)):
+        np.testing.assert_array_equal(inputs.padded(images, shape), images)
+    in_colour = np.ones((2, 3, 4, 3))
+    assert inputs.padded(in_colour, (6, 6, 3)).shape == in_colour.shape
+
+
 def test_networks_are_the_papers():
     count = lambda model, shape: sum(
         leaf.size for leaf in jax.tree.leaves(model.init(jax.random.key(0), jnp.zeros(shape)))
