@@ -110,11 +110,13 @@ class Run(NamedTuple):
         checkpointer = self.checkpointer(phase)
         step = checkpointer.latest_step()
         if step is not None:
-            logged = {int(row["step"]) for row in self.log.rows(phase)}
+            logged = [int(row["step"]) for row in self.log.rows(phase)]
             expected = training.row_steps(num_steps, evaluate_at=options.get("evaluate_at", ()))
-            if not logged.issuperset(s for s in expected if s <= step):
-                _LOG.warning("metrics.csv lost rows of %s; that phase begins again.", phase)
+            is_whole = [s for s in logged if s <= step] == [s for s in expected if s <= step]
+            if not is_whole or max(logged, default=0) > num_steps:
+                _LOG.warning("metrics.csv has not the rows of %s; it begins again.", phase)
                 checkpointer.clear()
+                self.log.empty(phase)
                 step = None
         with Progress(phase, num_steps, self.log, self.writer) as progress:
             if step is not None:
@@ -173,8 +175,8 @@ def execute(
       load_fn: reads the inputs, and refuses what will not do, before the run begins: then
         no new workdir is left behind.
       study_fn: the study, from a `Run` and what `load_fn` returned to its final rows.
-      products: what it leaves in the workdir besides; a finished run that lost one makes
-        it again.
+      products: folders that it leaves in the workdir besides; a finished run of which a file
+        there is gone or changed makes it again.
 
     Returns:
       The content of `summary.json`.
@@ -199,19 +201,19 @@ def execute(
         )
         try:
             summary = workdir.summary()
-            lost = [name for name in products if not any((workdir.path / name).glob("*"))]
+            lost = [] if summary is None else workdir.lost(summary)
             if summary is not None and not lost:
                 return summary
-            if summary is not None:
-                _LOG.warning("%s lost its %s, made again now.", workdir.path, " and ".join(lost))
+            if lost:
+                more = f" and {len(lost) - 1} more" if lost[1:] else ""
+                _LOG.warning("%s lost %s%s, made again now.", workdir.path, lost[0], more)
             loaded = load_fn()
             workdir.begin()
             log = MetricsLog(workdir.file("metrics.csv"), list(columns))
             with _writer(options, workdir) as writer:
                 rows = study_fn(Run(settings, options, workdir, log, writer), loaded)
             summary = report.summary(experiment, preset, workdir.seconds(), rows)
-            workdir.write_json("summary.json", summary)
-            return summary
+            return workdir.write_summary(summary, products)
         finally:
             workdir.leave()
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import fcntl
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -12,6 +13,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -76,6 +78,7 @@ class Workdir:
             "settings": json.loads(json.dumps(settings)),
             "inputs": inputs or {},
         }
+        self._identity = [experiment, preset, self._config["settings"]]
         self._lock = self._acquire()
         try:
             self._check_config()
@@ -119,11 +122,37 @@ class Workdir:
             lacks = "rows"
         elif not _is_number(content.get("seconds")):
             lacks = "seconds"
+        elif content.get("digest") != self._digest(content):
+            lacks = "digest of this run"
         if lacks:
             raise UserError(
                 f"{path} is damaged (no {lacks}); remove it, and the same command makes it again."
             )
         return content
+
+    def write_summary(self, content: dict[str, Any], products: Sequence[str]) -> dict[str, Any]:
+        """Writes `summary.json`, sealed, with digests of the files in the folders `products`."""
+        sealed = {**content, "products": self._digests(products)}
+        sealed["digest"] = self._digest(sealed)
+        self.write_json("summary.json", sealed)
+        return sealed
+
+    def lost(self, summary: dict[str, Any]) -> list[str]:
+        """Files that a finished run made, and that are gone or changed since."""
+        made = _dict(summary.get("products"))
+        return [name for name, digest in made.items() if _sha256(self.path / name) != digest]
+
+    def _digests(self, folders: Sequence[str]) -> dict[str, str | None]:
+        """Of all files in them, by path."""
+        files = sorted(file for one in folders for file in (self.path / one).rglob("*"))
+        names = [file.relative_to(self.path).as_posix() for file in files if file.is_file()]
+        return {name: _sha256(self.path / name) for name in names}
+
+    def _digest(self, summary: dict[str, Any]) -> str:
+        """Of a summary, and of the run that it belongs to."""
+        content = {name: value for name, value in summary.items() if name != "digest"}
+        text = json.dumps([self._identity, content], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def seconds(self) -> float:
         """Time spent on the run so far, in this process and those before it."""
@@ -255,6 +284,12 @@ class MetricsLog:
             for row in self._rows.get(phase, [])
         ]
 
+    def empty(self, phase: str) -> None:
+        """Drops the rows of a phase, which keeps its place."""
+        if phase in self._rows:
+            self._rows[phase] = []
+            self._rewrite()
+
     def write(self, phase: str, step: int, figures: dict[str, float]) -> None:
         """Appends a row.
 
@@ -314,6 +349,14 @@ def _is_whole(row: dict[str, Any]) -> bool:
     except (TypeError, ValueError):
         return False
     return None not in row
+
+
+def _sha256(path: Path) -> str | None:
+    """Of a file; None where there is none that can be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+SUM_TOLERANCE = 0.05  # Of probabilities: in bfloat16 they may sum to that much more or less than 1.
+
 
 def check_rank(name: str, value: Any, rank: int) -> None:
     """Raises ValueError unless `value` has `rank` axes."""
@@ -28,6 +30,16 @@ def check_same_shape(name: str, value: Any, other_name: str, other: Any) -> None
             f"{name} and {other_name} must have the same shape, "
             f"got {jnp.shape(value)} and {jnp.shape(other)}."
         )
+
+
+def log_probs_or_nan(log_probs: jax.Array) -> jax.Array:
+    """`[..., C]` as they are, NaN where their exponentials do not sum to 1.
+
+    For traced values, on which nothing can be raised. NaN ends a run, so that nothing is learned
+    from logits which were given for log-probabilities.
+    """
+    sums = jnp.sum(jnp.exp(log_probs.astype(jnp.float32)), axis=-1, keepdims=True)
+    return jnp.where(jnp.abs(sums - 1) < SUM_TOLERANCE, log_probs, jnp.nan)
 
 
 def check_floating(name: str, value: Any) -> None:

@@ -1,24 +1,38 @@
-"""The study's figures: learning, entropies case by case, masks and sizes, costs."""
+"""The study's figures: learning, entropies, what uncertainties are worth, masks, costs."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from experiments.plotting import STYLE, label_counts, label_thousands, label_values, plt, save
-from experiments.posterior_expectations import toy
-from experiments.posterior_expectations.judging import Judged
+from experiments.posterior_expectations import teachers, toy
+from experiments.posterior_expectations.judging import TEST, Judged
 from experiments.posterior_expectations.settings import TEACHER, Chain, Settings, Student
-from experiments.posterior_expectations.tables import COSTS, frontier, has_costs, name_of
+from experiments.posterior_expectations.tables import (
+    COSTS,
+    KINDS,
+    frontier,
+    has_costs,
+    labels,
+    name_of,
+)
 from experiments.report import Row
 from experiments.run import Run
+from kd import metrics
 
-BINS = np.linspace(0, 2.3, 47)
-MOST_PANELS = 5
+PANELS = 5  # Side by side.
+STUDENT = "#D55E00"
+MARKERS = (
+    {"marker": "o", "markersize": 4},
+    {"marker": "s", "markersize": 6, "fillstyle": "none"},
+)
 LABELS = ("parameters", "FLOP an input", "ms, 100 inputs")
 
 
-def draw(run: Run, found: dict[Chain, dict[str, Judged]], rows: Sequence[Row]) -> None:
-    """Writes every figure into `figures/` of the workdir."""
+def draw(
+    run: Run, found: dict[Chain, dict[str, Judged]], rows: Sequence[Row], truth: np.ndarray
+) -> None:
+    """Writes every figure into `figures/` of the workdir; `truth` are the test labels."""
     settings = run.settings
     values = {row.name: row for row in rows}
     with plt.rc_context(STYLE):
@@ -27,7 +41,9 @@ def draw(run: Run, found: dict[Chain, dict[str, Judged]], rows: Sequence[Row]) -
                 suffix = f"{name_of(chain).replace(',', '-')}.png"
                 save(_curves(run, chain), run, f"training-{suffix}")
                 if any(one.entropy is not None for n, one in judged.items() if n != TEACHER):
-                    save(_entropies(judged), run, f"entropies-{suffix}")
+                    save(_entropies(settings, judged), run, f"entropies-{suffix}")
+                if any(one.uncertainties and n != TEACHER for n, one in judged.items()):
+                    save(_uncertainties(settings, judged, truth), run, f"uncertainties-{suffix}")
                 if has_costs(settings):
                     save(_costs(settings, name_of(chain), values), run, f"costs-{suffix}")
                 if settings.dataset == toy.NAME:
@@ -38,45 +54,105 @@ def draw(run: Run, found: dict[Chain, dict[str, Judged]], rows: Sequence[Row]) -
 
 def _curves(run: Run, chain: Chain) -> plt.Figure:
     """Test NLL of teacher and students by steps of the chain."""
-    figure, axis = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    settings = run.settings
     rows = run.log.rows(f"chain[{chain.name}]")
-    names = [student.name for student in run.settings.students() if student.kind != "entropy"]
+    names = [student.name for student in settings.students() if student.kind != "entropy"]
+    named = labels(settings)
+    is_chain = not teachers.is_stored(settings)
     for name in [TEACHER, *names]:
-        points = [
-            (row["step"], row[f"{name}.nll"])
-            for row in rows
-            if f"{name}.nll" in row and not (name == TEACHER and row.get("teacher.samples", 1) < 1)
-        ]
+        points = [(row["step"], row[f"{name}.nll"]) for row in rows if f"{name}.nll" in row]
         if points:
             steps, values = np.array(points).T
             style = {"color": "black", "linewidth": 2} if name == TEACHER else {}
-            axis.plot(steps * run.settings.thin, values, "o-", markersize=2, label=name, **style)
-    axis.set(xscale="log", yscale="log", xlabel="steps of the chain", ylabel="test NLL, nats")
+            label = named.get(name, name)
+            steps = steps * settings.thin if is_chain else steps
+            axis.plot(steps, values, "o-", markersize=2, label=label, **style)
+    xlabel = "steps of the chain" if is_chain else "steps of the students"
+    axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="test NLL, nats")
     label_counts(axis)
     label_values(axis)
-    axis.legend(fontsize=7)
+    figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 
-def _entropies(judged: dict[str, Judged]) -> plt.Figure:
+def _entropies(settings: Settings, judged: dict[str, Judged]) -> plt.Figure:
     """Expected entropies of each test case, students against the teacher, and their laws."""
     names = [n for n, one in judged.items() if n != TEACHER and one.entropy is not None]
-    names = names[:MOST_PANELS]
+    named = labels(settings)
+    columns = min(len(names), PANELS)
+    blocks = -(-len(names) // columns)
     figure, axes = plt.subplots(
-        2, len(names), figsize=(0.6 + 2.3 * len(names), 4.2), squeeze=False, layout="constrained"
+        *(2 * blocks, columns),
+        figsize=(0.9 + 2.1 * columns, 0.4 + 3.7 * blocks),
+        squeeze=False,
+        layout="constrained",
     )
     teacher = judged[TEACHER].entropy
-    for (above, below), name in zip(axes.T, names, strict=True):
+    most = 1.02 * max(np.max(teacher), *(np.max(judged[name].entropy) for name in names))
+    bins = np.linspace(0, most, 47)
+    counts = [np.histogram(judged[name].entropy, bins)[0] for name in [TEACHER, *names]]
+    for axis in axes.ravel():
+        axis.set_visible(False)
+    for index, name in enumerate(names):
+        block, column = divmod(index, columns)
+        above, below = axes[2 * block : 2 * block + 2, column]
         own = judged[name].entropy
-        above.plot(teacher, own, ".", markersize=1, alpha=0.4)
-        above.plot([0, BINS[-1]], [0, BINS[-1]], color="black", linewidth=0.8)
-        above.set(xlim=(0, BINS[-1]), ylim=(0, BINS[-1]), aspect="equal", xlabel="teacher, nats")
-        above.set_title(name, fontsize=8)
-        for values, colour in ((teacher, "black"), (own, "#D55E00")):
-            below.hist(values, BINS, histtype="step", color=colour)
-        below.set(yscale="log", xlabel="expected entropy, nats")
-    axes[0, 0].set_ylabel("student, nats")
-    axes[1, 0].set_ylabel("test cases")
+        above.plot(teacher, own, ".", markersize=1, alpha=0.4, color=STUDENT, rasterized=True)
+        above.plot([0, most], [0, most], color="black", linewidth=0.8)
+        above.set(xlim=(0, most), ylim=(0, most), aspect="equal", xlabel="teacher's")
+        above.set_title(named.get(name, name), fontsize=8)
+        for values, colour, label in ((teacher, "black", TEACHER), (own, STUDENT, "student")):
+            is_first = index == 0
+            below.hist(
+                values, bins, histtype="step", color=colour, label=label if is_first else None
+            )
+        below.set(yscale="log", ylim=(0.7, 2 * np.max(counts)), xlabel="expected entropy, nats")
+        for axis in (above, below):
+            axis.set_visible(True)
+        if column == 0:
+            above.set_ylabel("student's")
+            below.set_ylabel("test inputs")
+        else:
+            for axis in (above, below):
+                axis.tick_params(labelleft=False)
+    figure.suptitle("Expected entropy of each test input, nats", fontsize=10)
+    figure.legend(loc="outside upper right", fontsize=8, ncols=2)
+    return figure
+
+
+def _uncertainties(settings: Settings, judged: dict[str, Judged], truth: np.ndarray) -> plt.Figure:
+    """What uncertainties are worth: errors by coverage, and what is out of distribution found."""
+    from sklearn import metrics as sklearn_metrics
+
+    named = labels(settings)
+    able = {n: one for n, one in judged.items() if one.uncertainties and one.log_probs is not None}
+    figure, axes = plt.subplots(
+        *(len(KINDS), 1 + len(settings.outside)),
+        figsize=(2.2 + 2.6 * (1 + len(settings.outside)), 5.0),
+        squeeze=False,
+        layout="constrained",
+    )
+    for kind, row in zip(KINDS, axes, strict=True):
+        for name, one in able.items():
+            style = {"linewidth": 1}
+            if name == TEACHER:
+                style = {"color": "black", "linewidth": 2}
+            label = named.get(name, name) if kind == KINDS[0] else None
+            wrong = 1 - metrics.correct(one.log_probs, truth)
+            own = getattr(one.uncertainties[TEST], kind)
+            coverage, risk = metrics.risk_coverage(wrong, own)
+            row[0].plot(100 * coverage, 100 * risk, label=label, **style)
+            for axis, place in zip(row[1:], settings.outside, strict=True):
+                other = getattr(one.uncertainties[place], kind)
+                is_other = np.repeat([0, 1], [len(own), len(other)])
+                false, true, _ = sklearn_metrics.roc_curve(is_other, np.concatenate([own, other]))
+                axis.plot(100 * false, 100 * true, **style)
+        row[0].set(xlabel="test inputs kept, %", ylabel=f"by {kind} uncertainty\nerrors, %")
+        for axis, place in zip(row[1:], settings.outside, strict=True):
+            axis.plot([0, 100], [0, 100], color="gray", linestyle=":", linewidth=1)
+            axis.set(xlabel="test inputs taken for it, %", ylabel=f"{place} found, %")
+    figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 
@@ -90,14 +166,15 @@ def _robustness(settings: Settings, values: dict[str, Row]) -> plt.Figure:
     for size, colour in zip(sizes, colours, strict=True):
         label = f"{size:,} examples" if size else "all examples"
         groups = [f"{rate:g},{size}" for rate in rates]
+        shares = [values[f"masked[{group}]"].value for group in groups]
         nll = _values(values, "nll", groups, TEACHER)
-        axes[0].plot(rates, nll, "o-", color=colour, markersize=3, label=label)
+        axes[0].plot(shares, nll, "o-", color=colour, markersize=3, label=label)
         for student in students:
             style = {"color": colour, "linestyle": "-" if student.estimator == "running" else ":"}
             gap = _values(values, "nll", groups, student.name) - nll
-            axes[1].plot(rates, gap, "o", markersize=3, **style)
+            axes[1].plot(shares, gap, "o", markersize=3, **style)
             error = _values(values, "entropy_mae", groups, student.name)
-            axes[2].plot(rates, error, "o", markersize=3, **style)
+            axes[2].plot(shares, error, "o", markersize=3, **style)
     axes[0].legend(fontsize=7)
     if len({student.estimator for student in students}) > 1:
         for name, style in (("running mean", "-"), ("current sample", ":")):
@@ -124,25 +201,24 @@ def _costs(settings: Settings, group: str, values: dict[str, Row]) -> plt.Figure
     figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.2), sharey=True, layout="constrained")
     for axis, cost, label in zip(axes, COSTS, LABELS, strict=True):
         every = []
-        for (title, students), marker in zip(searched.items(), "os", strict=True):
+        for (title, students), style in zip(searched.items(), MARKERS, strict=True):
             points = _points(values, group, cost, students)
             if len(points):
-                axis.plot(*points.T, marker, markersize=4, label=title, alpha=0.8)
+                axis.plot(*points.T, **style, linestyle="", label=title)
                 every.append(points)
         points = np.concatenate(every)
         front = points[frontier(*points.T)]
         axis.step(*front.T, where="post", color="black", linewidth=1, label="frontier")
         teacher = values[f"nll[{group},{TEACHER}]"].value
         axis.axhline(teacher, color="#D55E00", linestyle="--", linewidth=1, label="teacher")
-        axis.set(xscale="log", xlabel=label)
+        # Times of small networks are alike: a logarithmic axis would have no labels.
+        axis.set(xscale="linear" if cost == "latency" else "log", xlabel=label)
         base = next((s for s in searched["every width"] if s.widths == (1.0, 1.0)), None)
         if base is not None:
             wide = _points(values, group, cost, [base])
             if len(wide):
                 axis.axvline(wide[0, 0], color="gray", linestyle=":", label="teacher's widths")
-        if cost == "latency":
-            label_values(axis, "x")
-        else:
+        if cost != "latency":
             label_thousands(axis)
     axes[0].set_ylabel("test NLL, nats")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.flags import Options, UserError
@@ -17,6 +19,10 @@ from kd import data
 from kd.data import Dataset
 
 SYNTHETIC = ("permuted", "inverted")
+LISTS = (
+    *("outside", "mask_rate", "train_size", "student", "estimator", "channel_multiplier"),
+    *("unit_multiplier", "student_hidden", "regularizer_strength"),
+)
 
 
 class Loaded(NamedTuple):
@@ -48,6 +54,7 @@ def load(settings: Settings, options: Options) -> Loaded:
     shape = dataset.test_x.shape[1:]
     if len(shape) != 3:
         _check_vectors(settings, shape)
+    _check_data(settings, dataset)
 
     def check_shape(flag: str, name: str, x: np.ndarray) -> np.ndarray:
         if x.shape[1:] != shape:
@@ -91,9 +98,22 @@ def padded(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def check(settings: Settings) -> None:
     """Refuses settings that do not go together."""
+    for flag in LISTS:
+        values = getattr(settings, flag)
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise UserError(f"--{flag} has {twice} twice.")
+    for flags, found in (
+        ("channel_multiplier, --unit_multiplier or --regularizer_strength", settings.students()),
+        ("mask_rate", settings.chains()),
+    ):
+        if len({one.name for one in found}) < len(found):
+            raise UserError(f"two values of --{flags} are the same, to six digits.")
     _check_students(settings)
     _check_teacher(settings)
     if settings.dataset == toy.NAME:
+        if settings.model != "fcnn":
+            raise UserError(f"--model={settings.model} is of images, and toy has none.")
         for flag in ("outside", "mask_rate", "train_size", "unlabelled"):
             if any(getattr(settings, flag)):
                 raise UserError(f"--{flag} is of images, not of toy: give --{flag}=")
@@ -107,8 +127,35 @@ def _check_vectors(settings: Settings, shape: tuple[int, ...]) -> None:
     for flag, needed in (("mask_rate=0", is_masked), ("model=fcnn", settings.model != "fcnn")):
         if needed:
             raise UserError(
-                f"{settings.dataset} has inputs {shape}, which are no images: give --{flag}."
+                f"{settings.dataset} has inputs {shape}, which are no images [height, width, "
+                f"channels]: give --{flag}."
             )
+
+
+def _check_data(settings: Settings, dataset: Dataset) -> None:
+    """Refuses masks that are the same, too many examples, images too small for the network."""
+    if dataset.num_classes < 2:
+        raise UserError(f"{settings.dataset} has one class, of which nothing is to be learned.")
+    most = max(chain.train_size for chain in settings.chains())
+    if most > len(dataset.train_x):
+        raise UserError(
+            f"{settings.dataset} has {len(dataset.train_x):,} training examples, not {most:,}: "
+            "give a smaller --train_size."
+        )
+    taken: dict[int, float] = {}
+    for rate in dict.fromkeys(chain.mask_rate for chain in settings.chains()):
+        side = side_of(rate, dataset.test_x) if rate else 0
+        if side in taken:
+            raise UserError(
+                f"--mask_rate {taken[side]:g} and {rate:g} are the same square, of {side} pixels; "
+                "give one of them."
+            )
+        taken[side] = rate
+    model = networks.build(settings, dataset.num_classes)
+    try:
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(dataset.test_x.shape[1:]))
+    except ValueError as error:
+        raise UserError(f"--model={settings.model}: {error}") from error
 
 
 def _check_students(settings: Settings) -> None:
@@ -117,6 +164,8 @@ def _check_students(settings: Settings) -> None:
             if value not in choices:
                 raise UserError(f"--{flag} must be {' | '.join(choices)}; got {value!r}.")
     is_running = any(s.estimator == RUNNING or s.kind == "both" for s in settings.students())
+    if settings.fresh_masks and not any(chain.mask_rate for chain in settings.chains()):
+        raise UserError("--fresh_masks is of masks, and there are none: give a --mask_rate.")
     if settings.fresh_masks and is_running:
         raise UserError(
             "--fresh_masks gives every visit another input, and running means are of one: give "
@@ -188,10 +237,15 @@ def masked(settings: Settings, x: np.ndarray, chain: Chain, what: str) -> np.nda
     if chain.mask_rate == 0:
         return x
     seed = np.random.SeedSequence([settings.seed, chain.repeat, *what.encode()])
-    return data.mask_squares(x, side_of(chain, x), seed=int(seed.generate_state(1)[0]))
+    return data.mask_squares(x, side_of(chain.mask_rate, x), seed=int(seed.generate_state(1)[0]))
 
 
-def side_of(chain: Chain, images: np.ndarray) -> int:
-    """Of the square that covers the chain's share of an image, pixels."""
+def side_of(rate: float, images: np.ndarray) -> int:
+    """Of the square that covers this share of an image, pixels."""
     height, width = images.shape[1:3]
-    return min(round((chain.mask_rate * height * width) ** 0.5), height, width)
+    return min(round((rate * height * width) ** 0.5), height, width)
+
+
+def share_of(rate: float, images: np.ndarray) -> float:
+    """Of an image that the square covers, which is of whole pixels."""
+    return side_of(rate, images) ** 2 / (images.shape[1] * images.shape[2]) if rate else 0.0

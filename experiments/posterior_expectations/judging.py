@@ -7,7 +7,7 @@ import numpy as np
 from scipy import special
 
 from experiments.posterior_expectations import students
-from experiments.posterior_expectations.settings import TEACHER, Student
+from experiments.posterior_expectations.settings import Student
 from kd import inference, metrics
 from kd.metrics import Uncertainties
 from kd.training import MonteCarloState
@@ -45,7 +45,9 @@ class Judged(NamedTuple):
 
 
 def judge_teacher(means: MonteCarloState, places: dict[str, np.ndarray]) -> Judged:
-    """The averages over a teacher's networks."""
+    """The averages over a teacher's networks; nothing before the first."""
+    if not int(means.num_samples):
+        return Judged(None, None, {})
     parts = split(np.asarray(means.means["probs"], np.float64), places)
     entropies = split(np.asarray(means.means["entropy"], np.float64), places)
     return Judged(
@@ -60,7 +62,8 @@ def judge_fitted(means: MonteCarloState, places: dict[str, np.ndarray]) -> Judge
 
     The most that a Dirichlet student could learn.
     """
-    parts = split(np.log(inference.fit_dirichlet(means.means["log_probs"])), places)
+    concentrations = np.maximum(inference.fit_dirichlet(means.means["log_probs"]), 1e-300)
+    parts = split(np.log(concentrations), places)
     own = {name: metrics.dirichlet_uncertainties(part) for name, part in parts.items()}
     return Judged(special.log_softmax(parts[TEST], axis=-1), own[TEST].data, own)
 
@@ -85,9 +88,9 @@ def split(values: np.ndarray, places: dict[str, np.ndarray]) -> dict[str, np.nda
 
 
 def scores(judged: dict[str, Judged], labels: np.ndarray) -> dict[str, float]:
-    """Negative log-likelihoods, for metrics.csv; of a teacher that has made no sample yet none."""
+    """Negative log-likelihoods, for metrics.csv, of those that say something of the classes."""
     return {
         f"{name}.nll": float(-np.mean(metrics.label_log_prob(one.log_probs, labels)))
         for name, one in judged.items()
-        if one.log_probs is not None and not (name == TEACHER and np.ptp(one.log_probs) == 0)
+        if one.log_probs is not None
     }

@@ -3,6 +3,9 @@
 import logging
 from typing import TYPE_CHECKING
 
+import jax
+import jax.numpy as jnp
+
 from experiments.posterior_expectations import students, teachers
 from experiments.posterior_expectations.judging import Learned, scores
 from experiments.posterior_expectations.settings import Settings
@@ -34,6 +37,11 @@ def prune(settings: Settings, learned: Learned) -> Learned | None:
     except ValueError as error:
         _LOG.warning("%s is left out: %s", learned.student.name, error)
         return None
+    if jax.tree.map(jnp.shape, pruned.params) == jax.tree.map(jnp.shape, learned.params):
+        _LOG.warning(
+            "%s lost no unit: a larger --regularizer_strength would empty some.",
+            learned.student.name,
+        )
     return learned._replace(model=pruned.model, params=pruned.params)
 
 

@@ -20,6 +20,9 @@ TEACHER, FITTED = "teacher", "fitted dirichlets"
 # Shares of an image that is masked: squares of 10, 15, 20, 23 and 26 pixels of MNIST's 28.
 PAPER_RATES = (0.0, 0.13, 0.29, 0.51, 0.675, 0.862)
 PAPER_SIZES = (10_000, 20_000, 30_000, 60_000)
+# Squares of 3 to 7 of the digits' 8 pixels, and a sixth, a third, a half, and all of the digits.
+DIGITS_RATES = (0.0, 0.14, 0.25, 0.39, 0.56, 0.77)
+DIGITS_SIZES = (200, 400, 600, 1200)
 # Recorded nowhere. Proximal steps come after Adam's, which are of the size of the rate.
 PENALTIES = {"proximal": (0.1, 0.3, 1.0, 3.0, 6.0), "penalty": (3e-4, 1e-3, 3e-3, 1e-2)}
 
@@ -132,12 +135,18 @@ class Settings:
     mask_rate: tuple[float, ...] = setting(
         (),
         (),
-        "shares of each image under a square mask; empty: 0.29 in 3 and 4, six rates in 2, 0 in 1",
+        "shares of each image under a square mask, of whole pixels; empty: 0.29 (of digits 0.25) "
+        "in 3 and 4, six rates in 2, 0 in 1",
         at_least=0,
         at_most=1,
     )
     train_size: tuple[int, ...] = setting(
-        (), (), "examples of the teacher; empty: all, four sizes in 2", at_least=1, at_most=MOST
+        (),
+        (),
+        "examples of the teacher; empty: all, but in 2 10000, 20000, 30000 and 60000 (of digits "
+        "200, 400, 600 and 1200)",
+        at_least=1,
+        at_most=MOST,
     )
     model: str = setting("fcnn", "fcnn", "the teacher's network", choices=MODELS)
     hidden_sizes: tuple[int, ...] = setting(
@@ -154,7 +163,11 @@ class Settings:
         1, 1, "of sgld or sghmc, side by side: each estimate is of all", at_least=1, at_most=10_000
     )
     num_members: int = setting(
-        20, 100, "networks that are stored, one chain's or an ensemble's", at_least=2, at_most=MOST
+        20,
+        100,
+        "networks that are stored, one chain's or an ensemble's",
+        at_least=2,
+        at_most=100_000,
     )
     all_members: bool = setting(
         False,
@@ -162,12 +175,17 @@ class Settings:
         "whether all stored networks answer at each step of the students, or one at random",
     )
     member_rate: float = setting(
-        1e-3, 1e-3, "of the Adam of an ensemble's members, falling linearly to 0", above=0
+        1e-3,
+        1e-3,
+        "of the Adam of an ensemble's members, falling linearly to 0",
+        above=0,
+        at_most=1e6,
     )
     num_steps: int = setting(
         20_000,
         1_000_000,
-        "T, steps of the chain after the burn-in, or of a member",
+        "T, steps of the chain after the burn-in, or of a member; divided by thin, those of a "
+        "student, whatever the teacher",
         at_least=10,
         at_most=MOST,
     )
@@ -179,12 +197,12 @@ class Settings:
         at_most=MOST,
     )
     thin: int = setting(10, 100, "H, steps of the chain a student's step", at_least=1, at_most=MOST)
-    step_size: float = setting(1e-4, 4e-6, "eta, of the chain", above=0)
+    step_size: float = setting(1e-4, 4e-6, "eta, of the chain", above=0, at_most=1e6)
     friction: float = setting(0.1, 0.1, "of sghmc", above=0, at_most=1)
     num_cycles: int = setting(
         4, 10, "of the cyclical step size; a divisor of num_members", at_least=1, at_most=MOST
     )
-    prior_precision: float = setting(10.0, 10.0, "tau, of the weights", above=0)
+    prior_precision: float = setting(10.0, 10.0, "tau, of the weights", above=0, at_most=1e9)
     batch_size: int = setting(100, 100, "M, examples a step of the chain", at_least=1, at_most=MOST)
     student: tuple[str, ...] = setting(
         (),
@@ -230,7 +248,7 @@ class Settings:
     student_batch: int = setting(
         100, 100, "M', examples a step of a student", at_least=1, at_most=MOST
     )
-    student_rate: float = setting(1e-3, 1e-3, "of the students' Adam", above=0)
+    student_rate: float = setting(1e-3, 1e-3, "of the students' Adam", above=0, at_most=1e6)
     num_halvings: int = setting(8, 8, "of that rate, evenly over the run", at_least=0, at_most=1000)
     student_decay: float = setting(
         0.0,
@@ -260,6 +278,7 @@ class Settings:
         "of dirichlet students and their teacher, for a third; linearly to 1 in the next; for "
         "current estimates",
         at_least=1,
+        at_most=1e6,
     )
     test_thin: int = setting(
         20, 20, "student's steps a sample of the teacher at the test", at_least=1, at_most=MOST
@@ -274,8 +293,12 @@ class Settings:
 
     def chains(self) -> list[Chain]:
         """All chains, in order."""
-        rates = self.mask_rate or {"1": (0.0,), "2": PAPER_RATES}.get(self.experiment, (0.29,))
-        sizes = self.train_size or (PAPER_SIZES if self.experiment == "2" else (0,))
+        is_digits, is_second = self.dataset == "digits", self.experiment == "2"
+        all_rates = DIGITS_RATES if is_digits else PAPER_RATES
+        third = (all_rates[2],)
+        rates = self.mask_rate or {"1": (0.0,), "2": all_rates}.get(self.experiment, third)
+        all_sizes = DIGITS_SIZES if is_digits else PAPER_SIZES
+        sizes = self.train_size or (all_sizes if is_second else (0,))
         return [Chain(*one) for one in itertools.product(rates, sizes, range(self.num_repeats))]
 
     def students(self) -> list[Student]:

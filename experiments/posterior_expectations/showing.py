@@ -16,12 +16,14 @@ from experiments.posterior_expectations.tables import (
     TOP,
     frontier,
     has_costs,
+    labels,
     name_of,
 )
 
 MOST_GROUPS = 3  # With tables of their own; more are crossed.
+WITH_ERROR = ("nll", "accuracy", "kl")
 MAIN = (("nll", 4), ("accuracy", 2), ("ece", 4), ("entropy_mae", 4))
-HEADER = ["", "NLL", "accuracy %", "ECE", "MAE of E H"]
+HEADER = ["", "NLL", "accuracy %", "ECE", "entropy MAE"]
 
 
 class Shown(NamedTuple):
@@ -43,12 +45,16 @@ class Shown(NamedTuple):
         return [TEACHER, *fitted, *(student.name for student in students)]
 
     def cell(self, figure: str, group: str, name: str, digits: int) -> str:
-        """A figure with its error, or a dash."""
-        return report.pm(self.by_name.get(f"{figure}[{group},{name}]"), digits)
+        """A figure, the main ones with their error, or a dash."""
+        row = self.by_name.get(f"{figure}[{group},{name}]")
+        if row is not None and figure not in WITH_ERROR:
+            row = row | {"stderr": None}
+        return report.pm(row, digits)
 
     def line(self, name: str, group: str, figures: Any) -> list[str]:
         """A row of a table."""
-        return [name, *(self.cell(figure, group, name, digits) for figure, digits in figures)]
+        cells = [self.cell(figure, group, name, digits) for figure, digits in figures]
+        return [labels(self.settings).get(name, name), *cells]
 
 
 def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
@@ -62,9 +68,34 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     else:
         for group in groups:
             _show_group(shown, group)
-    if settings.num_repeats > 1:
-        print(f"± is one standard error over {settings.num_repeats} chains.")
+    _show_notes(settings)
     report.print_end(summary, workdir)
+
+
+def _show_notes(settings: Settings) -> None:
+    """What names and figures mean."""
+    students = settings.students()
+    common = {
+        part: {getattr(student, part) for student in students} for part in ("kind", "estimator")
+    }
+    same = [values.pop() for values in common.values() if len(values) == 1]
+    if same and len(students) > 1:
+        print(f"Every student: {', '.join(same)}.")
+    if len({student.widths for student in students}) > 1:
+        print("1x2: one times the teacher's channels, two times its units.")
+    if any(student.strength for student in students):
+        print("lambda: of the group lasso, after which the student was pruned and fine-tuned.")
+    if settings.dataset == toy.NAME:
+        print(
+            f"{toy.PLUG_IN}: the teacher's network, trained on the twenty points without a prior."
+        )
+        if settings.num_repeats > 1:
+            print(f"± is one standard error over {settings.num_repeats} chains.")
+        return
+    print("entropy MAE: of the expected entropy of each test input, from the teacher's, nats.")
+    over = f" and {settings.num_repeats} chains" if settings.num_repeats > 1 else ""
+    print(f"± is one standard error over test inputs{over}; Brier scores, AUPR, areas under")
+    print("risk and coverage, and the other errors are in summary.json.")
 
 
 def _show_toy(shown: Shown, group: str) -> None:
@@ -79,8 +110,10 @@ def _show_toy(shown: Shown, group: str) -> None:
 
 def _show_group(shown: Shown, group: str) -> None:
     """Of one kind of chain: everything."""
-    rate, size = group.split(",")
-    title = f"mask {rate}, {'all' if size == '0' else size} examples"
+    size = int(group.split(",")[1])
+    share = shown.by_name[f"masked[{group}]"]["value"]
+    masks = f"{100 * share:.3g} % of each image masked" if share else "no masks"
+    title = f"{masks}, {f'{size:,}' if size else 'all'} examples"
     lines = [shown.line(name, group, MAIN) for name in shown.names]
     report.print_table(title, HEADER, lines)
     if has_costs(shown.settings):
@@ -104,7 +137,8 @@ def _show_crosses(shown: Shown) -> None:
     chains = shown.settings.chains()
     rates = list(dict.fromkeys(chain.mask_rate for chain in chains))
     sizes = list(dict.fromkeys(chain.train_size for chain in chains))
-    header = ["mask", *(f"{size:,}" if size else "all" for size in sizes)]
+    header = ["masked", *(f"{size:,}" if size else "all" for size in sizes)]
+    named = labels(shown.settings)
 
     def cross(title: str, figure: str, name: str, baseline: str | None = None) -> None:
         lines = []
@@ -112,19 +146,24 @@ def _show_crosses(shown: Shown) -> None:
             cells = []
             for size in sizes:
                 row = shown.by_name.get(f"{figure}[{rate:g},{size},{name}]")
+                if row is not None:
+                    row = row | {"stderr": None}
                 if row is not None and baseline:
                     other = shown.by_name[f"{figure}[{rate:g},{size},{baseline}]"]
-                    row = row | {"value": row["value"] - other["value"], "stderr": None}
+                    row = row | {"value": row["value"] - other["value"]}
                 cells.append(report.pm(row, 4))
-            lines.append([f"{rate:g}", *cells])
+            share = shown.by_name[f"masked[{rate:g},{sizes[0]}]"]["value"]
+            lines.append([f"{100 * share:.3g} %", *cells])
         report.print_table(title, header, lines)
 
     cross("teacher's NLL, nats, by masks and examples", "nll", TEACHER)
     for student in shown.settings.students():
         if _has(shown, "nll", student):
-            cross(f"{student.name}: NLL less the teacher's", "nll", student.name, TEACHER)
+            title = f"{named[student.name]}: NLL less the teacher's"
+            cross(title, "nll", student.name, TEACHER)
         if _has(shown, "entropy_mae", student):
-            cross(f"{student.name}: MAE of the expected entropy", "entropy_mae", student.name)
+            title = f"{named[student.name]}: MAE of the expected entropy"
+            cross(title, "entropy_mae", student.name)
 
 
 def _has(shown: Shown, figure: str, student: Student) -> bool:
@@ -152,6 +191,6 @@ def _show_costs(shown: Shown, group: str) -> None:
     for index, (name, nll, *cost) in enumerate(found):
         cells = (f"{cost[0]:,.0f}", f"{cost[1] / 1e3:,.0f}", f"{cost[2]:.2f}")
         marked = [c + ("*" if index in s else " ") for c, s in zip(cells, stars, strict=True)]
-        lines.append([name, f"{nll:.4f}", *marked])
+        lines.append([labels(shown.settings)[name], f"{nll:.4f}", *marked])
     report.print_table("what a student costs", ["", "NLL", "parameters", "kFLOP", "ms"], lines)
     print(f"* no cheaper student is as good; the time is of {TIMED_INPUTS} inputs at once.")

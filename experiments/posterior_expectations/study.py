@@ -120,9 +120,10 @@ def compare(run: Run, loaded: inputs.Loaded) -> list[Row]:
     found, learned = {}, {}
     for chain in run.settings.chains():
         found[chain], learned[chain] = distil(run, task_of(run, loaded, chain))
-    made = tables.rows(run.settings, found, labels)
+    made = tables.mask_rows(run.settings, loaded.dataset.test_x)
+    made += tables.rows(run.settings, found, labels)
     made += tables.cost_rows(learned, loaded.dataset.test_x)
-    figures.draw(run, found, made)
+    figures.draw(run, found, made, labels)
     return made
 
 
@@ -209,7 +210,7 @@ def stream_of(
         min(settings.student_batch, len(unlabelled)),
     )
     if settings.fresh_masks:
-        images = streams.with_masks(images, side=inputs.side_of(chain, unlabelled))
+        images = streams.with_masks(images, side=inputs.side_of(chain.mask_rate, unlabelled))
     if settings.input_noise:
         is_pixels = unlabelled.min() >= 0 and unlabelled.max() <= 1
         limits = (0.0, 1.0) if is_pixels else None
@@ -244,7 +245,7 @@ def export(run: Run, chain: Chain, dataset: Dataset, found: dict[str, Learned]) 
             metadata={
                 "experiment": EXPERIMENT,
                 "outputs": students.ANSWERS[student.kind],
-                "student": list(student),
-                "chain": list(chain),
+                "student": student._asdict(),
+                "chain": chain._asdict(),
             },
         )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import costs
-from experiments.posterior_expectations import toy
+from experiments.posterior_expectations import inputs, toy
 from experiments.posterior_expectations.judging import TEST, Judged, Learned
 from experiments.posterior_expectations.settings import TEACHER, Chain, Settings
 from experiments.report import Row, mean_row
@@ -22,7 +22,7 @@ TOP, DRAW_SIZE = 20, 100  # Of the ranking, as in the paper.
 def rows(
     settings: Settings, found: dict[Chain, dict[str, Judged]], labels: np.ndarray
 ) -> list[Row]:
-    """Means over repeats, with the standard error where there are several."""
+    """Means with standard errors, over repeats and, where it has a sense, test inputs."""
     expected, extra = None, []
     if settings.dataset == toy.NAME:
         expected, r_hat = toy.reference(settings)
@@ -56,22 +56,40 @@ def cost_rows(found: dict[Chain, dict[str, Learned]], x: np.ndarray) -> list[Row
     )
 
 
-def _over_repeats(found: Iterable[tuple[Chain, dict[str, dict[str, float]]]]) -> list[Row]:
-    """Means over repeats; of a student pruned to nothing in some, over the others."""
-    values: dict[tuple[str, str, str], list[float]] = {}
+def mask_rows(settings: Settings, images: np.ndarray) -> list[Row]:
+    """The share of an image that each kind of chain's square really covers."""
+    groups = {name_of(chain): chain.mask_rate for chain in settings.chains()}
+    return [
+        Row(f"masked[{group}]", inputs.share_of(rate, images), None, 1, "of an image")
+        for group, rate in groups.items()
+    ]
+
+
+def _over_repeats(
+    found: Iterable[tuple[Chain, dict[str, dict[str, float | np.ndarray]]]],
+) -> list[Row]:
+    """Means over repeats, and over test inputs of a figure that is an array of theirs.
+
+    Of a student pruned to nothing in some repeats, over the others.
+    """
+    values: dict[tuple[str, str, str], list[float | np.ndarray]] = {}
     for chain, figures in found:
         for name, of_name in figures.items():
             for figure, value in of_name.items():
                 values.setdefault((figure, name_of(chain), name), []).append(value)
-    return [
-        mean_row(f"{figure}[{group},{name}]", np.array(each), unit_of(figure))
-        for (figure, group, name), each in values.items()
-    ]
+    made = []
+    for (figure, group, name), each in values.items():
+        row_name, unit = f"{figure}[{group},{name}]", unit_of(figure)
+        if np.ndim(each[0]) and len(each[0]) > 1:
+            made.append(Row(row_name, *metrics.estimate(np.array(each)), unit))
+        else:
+            made.append(mean_row(row_name, np.array([np.mean(one) for one in each]), unit))
+    return made
 
 
 def has_costs(settings: Settings) -> bool:
     """Whether there are students of several sizes whose likelihoods mean something."""
-    sizes = {student[2:] for student in settings.students()}
+    sizes = {student[2:] for student in settings.students() if student.kind != "entropy"}
     return len(sizes) > 1 and settings.dataset != toy.NAME
 
 
@@ -88,24 +106,47 @@ def name_of(chain: Chain) -> str:
     return f"{chain.mask_rate:g},{chain.train_size}"
 
 
+def labels(settings: Settings) -> dict[str, str]:
+    """Students by what they differ in."""
+    parts = {
+        student.name: (
+            student.kind,
+            student.estimator,
+            student.hidden or f"{student.channel_multiplier:g}x{student.unit_multiplier:g}",
+            f"lambda {student.strength:g}" if student.strength else "",
+        )
+        for student in settings.students()
+    }
+    differ = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]
+    if not any(differ):
+        return {name: " ".join(filter(None, part)) for name, part in parts.items()}
+    return {
+        name: " ".join(text for text, is_own in zip(part, differ, strict=True) if is_own and text)
+        for name, part in parts.items()
+    }
+
+
 def figures_of(
     judged: dict[str, Judged],
     name: str,
     labels: np.ndarray,
     seed: int,
     expected: np.ndarray | None = None,
-) -> dict[str, float]:
-    """All figures of one teacher or student, by name; `expected` is the reference's answer."""
+) -> dict[str, float | np.ndarray]:
+    """All figures of one teacher or student, by name; an array is of the test inputs.
+
+    `expected` is the reference's answer.
+    """
     one, teacher, found = judged[name], judged[TEACHER], {}
     if one.log_probs is not None:
-        found["nll"] = -float(np.mean(metrics.label_log_prob(one.log_probs, labels)))
-        found["accuracy"] = 100 * float(np.mean(metrics.correct(one.log_probs, labels)))
+        found["nll"] = -metrics.label_log_prob(one.log_probs, labels)
+        found["accuracy"] = 100 * metrics.correct(one.log_probs, labels)
         found["ece"] = metrics.expected_calibration_error(one.log_probs, labels)
         if expected is not None:
             found["kl"] = toy.kl_divergence(expected, one.log_probs)
-        found["brier"] = float(np.mean(metrics.brier_score(one.log_probs, labels)))
+        found["brier"] = metrics.brier_score(one.log_probs, labels)
     if one.entropy is not None:
-        found["entropy_mae"] = float(np.mean(np.abs(one.entropy - teacher.entropy)))
+        found["entropy_mae"] = np.abs(one.entropy - teacher.entropy)
     for place, own in one.uncertainties.items():
         if place != TEST:
             found |= detection_of(one.uncertainties[TEST], own, place)
@@ -134,7 +175,7 @@ def ranking_of(own: Uncertainties, teacher: Uncertainties, seed: int) -> dict[st
         gains = np.maximum(getattr(teacher, kind), 0.0)
         each = metrics.ranking(
             *(gains, getattr(own, kind)),
-            top=TOP,
+            top=min(TOP, len(gains)),
             draw_size=min(DRAW_SIZE, len(gains)),
             seed=seed,
         )

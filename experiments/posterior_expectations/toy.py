@@ -128,8 +128,8 @@ def draw(settings: Settings, judged: dict[str, "Judged"]) -> plt.Figure:
     panels = {"NUTS": expected, PLUG_IN: plug_in(settings)}
     panels[TEACHER] = judged[TEACHER].log_probs
     for student in settings.students():
-        one = judged[student.name]
-        if one.log_probs is not None:
+        one = judged.get(student.name)  # None of one that was pruned to nothing.
+        if one is not None and one.log_probs is not None:
             panels[title_of(settings, student)] = one.log_probs
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)

@@ -51,11 +51,12 @@ def fit_dirichlet(mean_log_probs: np.ndarray) -> np.ndarray:
     total = (means.shape[-1] - 1) / (2 * np.maximum(spread, LEAST_SPREAD))
     nearly_alike = np.exp(means + spread) * total
     alpha = np.maximum(nearly_alike, 1e-3)
+    is_alike = spread <= LEAST_SPREAD
     for _ in range(MAX_ITERATIONS):
-        old, alpha = alpha, _newton(alpha, means)
-        if np.all((np.abs(alpha - old) <= TOLERANCE * old) | (spread <= LEAST_SPREAD)):
+        old, alpha = alpha, np.where(is_alike, nearly_alike, _newton(alpha, means))
+        if np.all((np.abs(alpha - old) <= TOLERANCE * old) | is_alike):
             break
-    return np.where(spread <= LEAST_SPREAD, nearly_alike, alpha)
+    return np.where(is_alike, nearly_alike, alpha)
 
 
 def _newton(alpha: np.ndarray, means: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ samples, example by example, and keep what they need to.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from kd import checks
@@ -78,6 +79,11 @@ def current_samples() -> Estimator:
     return Estimator(lambda value: (), lambda memory, values, count: (memory, values), False)
 
 
+def _single(value: jax.ShapeDtypeStruct) -> jnp.dtype:
+    """At least single precision: in half a mean over many visits would stand still."""
+    return jnp.promote_types(value.dtype, jnp.float32)
+
+
 def running_mean() -> Estimator:
     r"""The mean over all visits of an example: a Monte Carlo average without stored samples.
 
@@ -99,7 +105,7 @@ def running_mean() -> Estimator:
         mean = memory + (jnp.mean(values, 0) - memory) / count
         return mean, mean
 
-    return Estimator(lambda value: jnp.zeros(value.shape, value.dtype), step, True)
+    return Estimator(lambda value: jnp.zeros(value.shape, _single(value)), step, True)
 
 
 def running_quantiles(
@@ -147,7 +153,9 @@ def running_quantiles(
         quantiles = jnp.where(count == 1, first, moved).astype(memory.dtype)
         return quantiles, quantiles
 
-    return Estimator(lambda value: jnp.zeros((len(levels), *value.shape), value.dtype), step, True)
+    return Estimator(
+        lambda value: jnp.zeros((len(levels), *value.shape), _single(value)), step, True
+    )
 
 
 def predictive(log_probs: Array) -> Array:

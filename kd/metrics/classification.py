@@ -1,12 +1,14 @@
 """Metrics of classifiers, from log-probabilities `[..., N, C]` on the host, in NumPy.
 
 Labels are integers in [0, C), `[N]` or with the leading axes of the log-probabilities; any
-others raise ValueError.
+others raise ValueError, as log-probabilities above 0 do.
 """
 
 import numpy as np
 
 from kd import checks
+
+ROUNDING = 1e-3  # Nats.
 
 
 def correct(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -72,6 +74,8 @@ def _checked(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
             f"labels must have shape {shape[:-1]} or {shape[-2:-1]} to go with log_probs {shape}, "
             f"got {labels.shape}."
         )
+    if np.max(log_probs, initial=-np.inf) > ROUNDING:
+        raise ValueError("log_probs must be logarithms of probabilities, at most 0.")
     if labels.dtype.kind not in "iu" or not np.all((labels >= 0) & (labels < shape[-1])):
         raise ValueError(f"labels must be integers in [0, {shape[-1]}), got {labels}.")
     return np.broadcast_to(labels, shape[:-1])

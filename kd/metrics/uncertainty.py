@@ -8,6 +8,7 @@ from scipy import special
 from kd import checks
 
 LARGEST = 40.0  # Of the logarithm of a concentration that is taken as it is.
+ROUNDING = 1e-5  # Nats, of a knowledge uncertainty in single precision.
 
 
 class Uncertainties(NamedTuple):
@@ -27,15 +28,16 @@ class Uncertainties(NamedTuple):
 def uncertainties(probs: np.ndarray, expected_entropy: np.ndarray) -> Uncertainties:
     """From a predictive distribution and an expected entropy.
 
-    Of a Monte Carlo average the knowledge is at least 0. Of a student with two heads it may be
-    negative, where the heads contradict each other; it is left so.
+    Of a Monte Carlo average the knowledge is at least 0, rounding apart, which is mended.
+    Of a student with two heads it may be negative, where the heads contradict each other; that is
+    left so.
 
     Args:
-      probs: `[..., N, C]`.
+      probs: `[..., N, C]`, not their logarithms.
       expected_entropy: `[..., N]`, nats.
 
     Raises:
-      ValueError: if the shapes do not go together.
+      ValueError: if the shapes do not go together, or they are no probabilities.
 
     Example:
       >>> found = uncertainties(np.array([[0.5, 0.5]]), np.array([0.2]))
@@ -53,8 +55,12 @@ def uncertainties(probs: np.ndarray, expected_entropy: np.ndarray) -> Uncertaint
             f"expected_entropy must have shape {probs.shape[:-1]} to go with probs {probs.shape}, "
             f"got {data.shape}."
         )
+    if not np.all((probs >= 0) & (np.abs(probs.sum(-1, keepdims=True) - 1) < checks.SUM_TOLERANCE)):
+        raise ValueError("probs must be probabilities, at least 0 and with a sum of 1.")
     total = np.sum(special.entr(probs), -1)
-    return Uncertainties(total, data, total - data)
+    knowledge = total - data
+    is_rounding = (knowledge < 0) & (knowledge > -ROUNDING)
+    return Uncertainties(total, data, np.where(is_rounding, 0.0, knowledge))
 
 
 def dirichlet_uncertainties(log_concentrations: np.ndarray) -> Uncertainties:

@@ -52,6 +52,10 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         checks.check_rank("x", x, 3)
+        for name in ("kernel_size", "pool_size"):
+            checks.check_count(name, getattr(self, name))
+        for size in (*self.channels, *self.hidden_sizes):
+            checks.check_count("each of channels and hidden_sizes", size)
         for size in self.channels:
             if min(x.shape[:2]) < self.kernel_size + self.pool_size - 1:
                 raise ValueError(

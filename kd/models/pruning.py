@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd import checks
 from kd.models.cnn import CNN
 from kd.models.mlp import MLP
 from kd.types import Array, PyTree
@@ -103,8 +104,13 @@ def mask_units(params: PyTree, threshold: float) -> PyTree:
 
     Args:
       params: of an `MLP` or a `CNN`.
-      threshold: a group goes when none of its weights is larger in size.
+      threshold: at least 0; a group goes when none of its weights is larger in size.
+
+    Raises:
+      ValueError: if the threshold is negative, or a parameter not finite.
     """
+    _check_threshold(threshold)
+    _check_finite(params)
     layers = dict(_layers(params))
     for name in list(layers)[:-1]:
         kernel = layers[name]["kernel"]
@@ -128,8 +134,9 @@ def prune(model: MLP | CNN, params: PyTree, threshold: float) -> Pruned:
       A dense network of fewer units.
 
     Raises:
-      ValueError: if the model is of another kind, the threshold is negative, or a whole layer
-        would go: the message says which threshold is the largest that leaves one unit of each.
+      ValueError: if the model is of another kind, or not that of the parameters, a parameter is
+        not finite, the threshold is negative, or a whole layer would go: the message says which
+        threshold is the largest that leaves one unit of each.
 
     Example:
       >>> model = MLP(hidden_sizes=(5,), num_outputs=3)
@@ -143,8 +150,9 @@ def prune(model: MLP | CNN, params: PyTree, threshold: float) -> Pruned:
     """
     if not isinstance(model, MLP | CNN):
         raise ValueError(f"model must be an MLP or a CNN, got {type(model).__name__}.")
-    if not threshold >= 0:
-        raise ValueError(f"threshold must be at least 0, got {threshold}.")
+    _check_threshold(threshold)
+    _check_finite(params)
+    _check_fits(model, params)
     layers = {name: jax.tree.map(np.asarray, layer) for name, layer in _layers(params).items()}
     names = list(layers)
     sizes = {name: _largest(layers[name]["kernel"]) for name in names[:-1]}
@@ -198,6 +206,30 @@ def _layers(params: PyTree) -> Mapping[str, Mapping[str, Array]]:
         raise ValueError(f"params must be those of an MLP or a CNN, got layers {names}.")
     order = sorted(names, key=lambda name: (name[:4], int(name.split("_")[1])))
     return {name: layers[name] for name in order}
+
+
+def _check_threshold(threshold: float) -> None:
+    if not threshold >= 0:  # Negated: NaN is neither.
+        raise ValueError(f"threshold must be at least 0, got {threshold}.")
+
+
+def _check_finite(params: PyTree) -> None:
+    for name, layer in _layers(params).items():
+        for part, value in layer.items():
+            checks.check_finite(f"{name}'s {part}", np.asarray(value))
+
+
+def _check_fits(model: MLP | CNN, params: PyTree) -> None:
+    """Raises ValueError if the parameters are those of a network of other sizes, or kind."""
+    channels = tuple(model.channels) if isinstance(model, CNN) else ()
+    expected = [("Conv", size) for size in channels]
+    expected += [("Dense", size) for size in (*model.hidden_sizes, model.num_outputs)]
+    found = [
+        (name.split("_")[0], jnp.shape(layer["kernel"])[-1])
+        for name, layer in _layers(params).items()
+    ]
+    if found != expected:
+        raise ValueError(f"params must be of the model's layers {expected}, got {found}.")
 
 
 def _norms(kernel: Array) -> Array:

@@ -90,7 +90,7 @@ def from_draws(position: PyTree, *, num_chains: int | None = None) -> Sampler:
       >>> sorted(set(draws.tolist())), round(float(draws.mean()), 1)
       ([0.0, 1.0, 2.0], 1.0)
     """
-    position = merge_chains(position, num_chains)
+    position = jax.tree.map(jnp.asarray, merge_chains(position, num_chains))
     size = checks.check_same_length("position", position)
 
     def at(index: Array) -> DrawState:
@@ -120,15 +120,15 @@ def fixed() -> Sampler:
       A sampler whose state is the position.
 
     Example:
-      >>> members = jnp.arange(3.0)  # Three networks of one weight each.
       >>> from kd import streams
-      >>> from kd.inference import Expectation, current_sample
+      >>> from kd.inference import Expectation, current_sample, predictive
+      >>> members = jnp.array([0.25, 0.5, 0.75])  # Three coins.
       >>> stream = streams.posterior_expectations(
-      ...     fixed(), members, lambda w, x: jnp.stack([w * x]),
-      ...     {"mean": Expectation(lambda log_probs: log_probs[0], current_sample())},
-      ...     streams.resample({"x": jnp.ones(5)}, 2), num_chains=3)
-      >>> stream.next(jax.random.key(1), stream.init(jax.random.key(0)))[1]["mean"].tolist()
-      [1.0, 1.0]
+      ...     fixed(), members, lambda w, x: jnp.log(jnp.stack([w, 1 - w])),
+      ...     {"probs": Expectation(predictive, current_sample())},
+      ...     streams.resample({"x": jnp.ones(5)}, 1), num_chains=3)
+      >>> stream.next(jax.random.key(1), stream.init(jax.random.key(0)))[1]["probs"].tolist()
+      [[0.5, 0.5]]
     """
 
     def init(position: PyTree, key: Key | None = None) -> PyTree:

@@ -1,5 +1,6 @@
 """`sample`: a Markov chain as one compiled program."""
 
+import inspect
 import warnings
 from typing import NamedTuple
 
@@ -200,6 +201,15 @@ def check_sampler(sampler: Sampler) -> None:
     """Raises TypeError unless `sampler` has the two functions of one."""
     if not (callable(getattr(sampler, "init", None)) and callable(getattr(sampler, "step", None))):
         raise TypeError(f"sampler must have init and step, got {type(sampler).__name__}.")
+    try:
+        inspect.signature(sampler.init).bind("position", "key")
+    except TypeError as error:
+        raise TypeError(
+            "sampler.init must take a position and a key, which most have no use for "
+            f"(samplers.from_blackjax sees to it): {error}."
+        ) from error
+    except ValueError:  # No signature is known: a function of another language.
+        return
 
 
 def check_start(state: PyTree) -> None:

@@ -57,11 +57,13 @@ def posterior_expectations(
     Args:
       sampler: of one chain over the weights.
       position: weights at the start; with `num_chains` a leading axis on every leaf.
-      log_prob_fn: weights and one input to log-probabilities `[C]`, nats.
+      log_prob_fn: weights and one input to log-probabilities `[C]`, nats; of logits, whose
+        exponentials do not sum to 1, all estimates are NaN.
       expectations: what to estimate, by the name of its entry in a batch.
       inputs: batches `{"x": [B, ...]}`; where an estimator remembers, also `"index"`, `[B]`
         integers in [0, N), the examples' numbers: an estimate is of one input, so that a
-        number comes with the same x each time, but for small noise.
+        number comes with the same x each time, but for small noise. The estimate of a number
+        out of range is NaN.
       num_examples: N; needed where an estimator remembers.
       burn_in: steps of the chain before the first batch.
       thin: steps of the chain a batch.
@@ -76,7 +78,8 @@ def posterior_expectations(
       of the two.
 
     Raises:
-      TypeError: for a function that returns no floating array, or numbers that are no integers.
+      TypeError: for an expectation that is none, a function that returns no floating array, or
+        numbers that are no integers.
       ValueError: as `chain`; for no expectation, a name that the batch has already, an N
         missing; log-probabilities that are no vector.
       CacheTooLargeError: if the estimates would take more than `max_bytes`.
@@ -100,6 +103,8 @@ def posterior_expectations(
       for deep neural networks", algorithm 1, with B = burn_in and H = thin.
     """
     checks.check_count("the number of expectations", len(expectations))
+    for name, one in expectations.items():
+        _check_expectation(name, one)
     taken = sorted(set(expectations) & {"x", "index", "chain"})
     if taken:
         raise ValueError(f"an expectation must not be named {', '.join(map(repr, taken))}.")
@@ -113,7 +118,7 @@ def posterior_expectations(
         lambda: _memories(weights, log_prob_fn, expectations, inputs, num_examples)
     )
     needed = _num_bytes(empty)
-    if max_bytes is not None and needed > max_bytes:
+    if max_bytes is not None and not needed <= max_bytes:  # Negated: NaN allows nothing.
         raise CacheTooLargeError(
             f"the estimates at {num_examples:,} examples would take {needed / 1e9:.3g} GB and "
             f"{max_bytes / 1e9:.3g} GB are allowed."
@@ -141,7 +146,7 @@ def posterior_expectations(
         chain_state, where = positions.next(chain_key, state.chain)
         inputs_state, given = inputs.next(inputs_key, state.inputs)
         batch = dict(given)
-        shared = sorted(expectations.keys() & batch.keys())
+        shared = sorted({"chain", *expectations} & batch.keys())
         if shared:
             raise ValueError(f"inputs already have {', '.join(map(repr, shared))}.")
         log_probs = _log_probs(log_prob_fn, where["position"], batch["x"], method)
@@ -192,6 +197,9 @@ def estimate_bytes(stream: Stream) -> int:
     Args:
       stream: of `posterior_expectations` itself, not one made of it.
 
+    Raises:
+      TypeError: for another stream.
+
     Example:
       >>> from kd import samplers, streams
       >>> from kd.inference import Expectation, predictive, running_mean
@@ -205,7 +213,36 @@ def estimate_bytes(stream: Stream) -> int:
       44000
     """
     state = jax.eval_shape(stream.init, jax.random.key(0))
+    if not isinstance(state, ExpectationsState):
+        raise TypeError("stream must be one of posterior_expectations, not one made of it.")
     return _num_bytes((state.counts, state.memories))
+
+
+def _check_expectation(name: str, one: "Expectation") -> None:
+    parts = [getattr(one, part, None) for part in ("fn", "estimator", "read")]
+    if not (callable(parts[0]) and hasattr(parts[1], "remembers") and callable(parts[2])):
+        raise TypeError(
+            f"{name!r} must be an Expectation of a function and an estimator, such as "
+            f"Expectation(predictive, running_mean()); got {one!r}."
+        )
+
+
+def _check_estimator(name: str, estimator: PyTree, memory: PyTree, value: PyTree) -> None:
+    """Raises TypeError unless a step gives a memory as it was, and one array."""
+    values = jax.ShapeDtypeStruct((1, *value.shape), value.dtype)
+    count = jax.ShapeDtypeStruct((), jnp.float32)
+    given = jax.eval_shape(estimator.step, memory, values, count)
+    if not isinstance(given, tuple) or len(given) != 2:
+        raise TypeError(f"the estimator of {name!r} must return a memory and an estimate.")
+    shapes = [
+        jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), one)
+        for one in (memory, given[0])
+    ]
+    if shapes[0] != shapes[1]:
+        raise TypeError(
+            f"the estimator of {name!r} must return a memory like the one that it began with, "
+            f"{shapes[0]}, got {shapes[1]}."
+        )
 
 
 def _num_bytes(shapes: PyTree) -> int:
@@ -219,7 +256,7 @@ def _log_probs(
     each = over_replicas(lambda weights: jax.vmap(lambda one: log_prob_fn(weights, one))(x), method)
     log_probs = each(position)
     checks.check_rank("log_prob_fn's answers to a batch, of all chains,", log_probs, 3)
-    return jnp.swapaxes(log_probs, 0, 1)
+    return jnp.swapaxes(checks.log_probs_or_nan(log_probs), 0, 1)
 
 
 def _memories(
@@ -233,6 +270,8 @@ def _memories(
     batch = jax.eval_shape(lambda: inputs.next(jax.random.key(0), inputs.init(jax.random.key(0))))[
         1
     ]
+    if "x" not in batch:
+        raise ValueError(f"inputs must have examples under 'x', got {sorted(batch)}.")
     one = jax.ShapeDtypeStruct(batch["x"].shape[1:], batch["x"].dtype)
     log_probs = jax.eval_shape(log_prob_fn, weights, one)
     checks.check_rank("log_prob_fn's answer", log_probs, 1)
@@ -243,8 +282,9 @@ def _memories(
             kind = type(value).__name__
             raise TypeError(f"the function of {name!r} must return one array, got {kind}.")
         checks.check_floating(f"the value of {name!r}", value)
+        memory = estimator.init(value)
+        _check_estimator(name, estimator, memory, value)
         if estimator.remembers:
-            memory = estimator.init(value)
             memories[name] = jax.tree.map(
                 lambda leaf: jnp.broadcast_to(leaf, (num_examples, *leaf.shape)), memory
             )
@@ -253,4 +293,5 @@ def _memories(
             raise ValueError("inputs must have the examples' numbers under 'index'.")
         if not jnp.issubdtype(batch["index"].dtype, jnp.integer):
             raise TypeError(f"inputs' 'index' must be integers, got {batch['index'].dtype}.")
+        checks.check_rank("inputs' 'index'", batch["index"], 1)
     return (jnp.zeros(num_examples, jnp.float32) if memories else ()), memories

@@ -15,7 +15,6 @@ from kd.types import Array, Batch, Key, LogProbFn, PyTree, Stream
 
 JACOBIAN, PROJECTED = "jacobian", "projected"
 DERIVATIVES = (None, JACOBIAN, PROJECTED)
-SUM_TOLERANCE = 0.05  # Of a teacher's probabilities: bfloat16 may be that far from 1.
 
 
 class CacheTooLargeError(ValueError):
@@ -155,7 +154,7 @@ def _check_log_probs(log_probs: Array) -> None:
     if isinstance(log_probs, jax.core.Tracer):
         return
     sums = jnp.exp(jax.nn.logsumexp(log_probs.astype(jnp.float32), axis=-1))
-    is_wrong = ~(jnp.abs(sums - 1) < SUM_TOLERANCE)  # Negated: NaN is wrong.
+    is_wrong = ~(jnp.abs(sums - 1) < checks.SUM_TOLERANCE)  # Negated: NaN is wrong.
     if jnp.any(is_wrong):
         index = int(jnp.argmax(is_wrong))
         raise ValueError(

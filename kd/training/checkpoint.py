@@ -17,15 +17,12 @@ from orbax.checkpoint import v1 as ocp
 
 from kd import checks
 from kd.files import write_atomically
+from kd.training.fit import CheckpointMismatchError
 from kd.types import PyTree
 
 _LOG = logging.getLogger(__name__)
 # What a save makes, finished or not; other files in the directory are somebody else's.
 _OURS = re.compile(r"step_(\d{9,})(\.json(\.partial)?|\.orbax-checkpoint-tmp.*)?")
-
-
-class CheckpointMismatchError(ValueError):
-    """A whole checkpoint that does not fit the run that would go on from it."""
 
 
 class Checkpointer:

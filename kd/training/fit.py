@@ -49,6 +49,10 @@ class NonFiniteLossError(ArithmeticError):
         self.names = tuple(names)
 
 
+class CheckpointMismatchError(ValueError):
+    """A whole checkpoint that does not fit the run that would go on from it."""
+
+
 class CheckpointerLike(Protocol):
     """What `fit` asks of a checkpointer: `kd.training.checkpoint.Checkpointer` is one."""
 
@@ -131,8 +135,7 @@ def fit(
     """Trains a student: `num_steps` batches of `stream` through `update`.
 
     Args:
-      key: decides everything random in the run. One that goes on from a checkpoint keeps
-        the key that is in it.
+      key: decides everything random in the run; a checkpoint of another one is refused.
       stream: the batches.
       update: moves the student.
       state: the update's initial state, `update.init(params)`. It is copied: the
@@ -159,6 +162,7 @@ def fit(
 
     Raises:
       TypeError: if the key is not typed, or `stream` or `update` is something else.
+      CheckpointMismatchError: if the checkpoint is of another run: its key differs.
       NonFiniteLossError: when a metric, a parameter of the student (the field `params` of the
         update's state) or what was kept (`kept`) stops being finite; the checkpoint
         before stays.
@@ -193,6 +197,10 @@ def fit(
     run = init_fit(key, stream, state, stream_state=stream_state, num_replicas=num_replicas)
     run = jax.tree.map(jnp.copy, run)  # The first chunk donates what it is given.
     restored = checkpointer.restore(run) if checkpointer else None
+    if restored is not None and not _is_same_key(run.key, restored.key):
+        raise CheckpointMismatchError(
+            "the checkpoint is of a run with another key; give that one, or another directory."
+        )
     run = run if restored is None else restored
     chunk = compile_chunk(make_step(stream, update), run, num_replicas=num_replicas, method=method)
 
@@ -304,6 +312,10 @@ def _run_chunk(chunk, run: FitState, step: int, stop: int) -> tuple[FitState, di
 def _are_finite(params: PyTree) -> Array:
     leaves = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves], bool))
+
+
+def _is_same_key(one: Key, other: Key) -> bool:
+    return bool(jnp.all(jax.random.key_data(one) == jax.random.key_data(other)))
 
 
 def _step_of(run: FitState) -> int:

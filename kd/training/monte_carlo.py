@@ -40,7 +40,8 @@ def monte_carlo(
     the chain, so it is made on schedule.
 
     Args:
-      log_prob_fn: weights and one input to log-probabilities `[C]`, nats.
+      log_prob_fn: weights and one input to log-probabilities `[C]`, nats; of logits all means are
+        NaN.
       fns: log-probabilities to an array, by name, as in `kd.inference.Expectation`.
       x: inputs, `[N, ...]`.
       every: batches a sample; the first is of the batch `every`.
@@ -65,12 +66,13 @@ def monte_carlo(
     checks.check_count("the number of functions", len(fns))
     checks.check_count("every", every)
     checks.check_count("block_size", block_size)
+    checks.check_count("the number of inputs", len(x))
     size = 1 if num_chains is None else num_chains
     checks.check_count("num_chains", size)
 
     def answers(weights: PyTree) -> dict[str, Array]:
         def one(x: Array) -> dict[str, Array]:
-            log_probs = log_prob_fn(weights, x)
+            log_probs = checks.log_probs_or_nan(log_prob_fn(weights, x))
             return {name: fn(log_probs) for name, fn in fns.items()}
 
         return jax.lax.map(one, jnp.asarray(x), batch_size=min(block_size, len(x)))

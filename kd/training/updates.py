@@ -95,11 +95,12 @@ def combine(**updates: Update) -> Update:
 
     Returns:
       An update of dictionaries by name: `init` takes one of what each update's takes, its state
-      holds theirs, and its metrics are theirs, as `"name.metric"`. Its `params`, and what it has
-      `kept`, are those of the states that have some, which `fit` watches.
+      holds theirs, as `state.states["name"]`, and its metrics are theirs, as `"name.metric"`. Its
+      `params`, and what it has `kept`, are those of the states that have some, which `fit` watches.
 
     Raises:
-      ValueError: if there is none; by `init`, for other names.
+      ValueError: if there is none; by `init`, for other names; by `apply`, if two metrics share a
+        name.
 
     Example:
       >>> import jax.numpy as jnp
@@ -120,7 +121,9 @@ def combine(**updates: Update) -> Update:
         states, metrics = {}, {}
         for name, update in updates.items():
             states[name], found = update.apply(state.states[name], batch)
-            metrics |= {f"{name}.{key}": value for key, value in found.items()}
+            named = {f"{name}.{key}": value for key, value in found.items()}
+            _check_distinct(metrics, named)
+            metrics |= named
         return CombinedState(states), metrics
 
     return Update(init, apply)
@@ -183,12 +186,16 @@ def observe(update: Update, figures_fn: Callable[[Batch], Metrics]) -> Update:
     def apply(state: PyTree, batch: Batch) -> tuple[PyTree, Metrics]:
         figures = {name: _floating(value) for name, value in figures_fn(batch).items()}
         state, metrics = update.apply(state, batch)
-        shared = sorted(metrics.keys() & figures.keys())
-        if shared:
-            raise ValueError(f"two metrics are named {', '.join(map(repr, shared))}.")
+        _check_distinct(metrics, figures)
         return state, metrics | figures
 
     return Update(update.init, apply)
+
+
+def _check_distinct(metrics: Metrics, others: Metrics) -> None:
+    shared = sorted(metrics.keys() & others.keys())
+    if shared:
+        raise ValueError(f"two metrics are named {', '.join(map(repr, shared))}.")
 
 
 def _floating(value: Array) -> Array:

@@ -74,12 +74,13 @@ def check_figures(finished, names):
 
 def test_a_run_leaves_what_it_promises(finished):
     assert finished.stderr == ""
-    check_figures(finished, {"training-0.29-0.png", "entropies-0.29-0.png"})
+    names = ("training", "entropies", "uncertainties")
+    check_figures(finished, {f"{name}-0.25-0.png" for name in names})
     names = {path.name for path in (finished.path / "student").iterdir()}
-    assert names == {f"{name},0.29,0,0".replace(",", "-") for name in FOUR}
+    assert names == {f"{name},0.25,0,0".replace(",", "-") for name in FOUR}
     # Two answers of ten classes, an entropy and a count, of each.
     assert f"estimates at 1,200 examples: {1200 * 4 * 22:,} bytes" in finished.stdout
-    shown = finished.stdout[finished.stdout.index("mask 0.29") :]
+    shown = finished.stdout[finished.stdout.index("25 % of each image masked") :]
     assert max(map(len, shown[: shown.index("Look at")].splitlines())) <= 80
 
 
@@ -87,24 +88,24 @@ def test_rows_of_teacher_and_students(finished):
     values = finished.values()
     for name in ["teacher", "fitted dirichlets", *FOUR]:
         for figure in ("nll", "accuracy", "ece", "brier", "entropy_mae"):
-            assert f"{figure}[0.29,0,{name}]" in values
+            assert f"{figure}[0.25,0,{name}]" in values
         for kind in ("total", "knowledge"):
-            assert 0 <= values[f"auroc.permuted.{kind}[0.29,0,{name}]"] <= 1
-            ndcg = values[f"ndcg.{kind}[0.29,0,{name}]"]
-            assert 0 < values[f"ndcg_random.{kind}[0.29,0,{name}]"] < 1 and 0 < ndcg <= 1 + 1e-9
-    assert values["entropy_mae[0.29,0,teacher]"] == 0
-    assert values["ndcg.total[0.29,0,teacher]"] == pytest.approx(1)
+            assert 0 <= values[f"auroc.permuted.{kind}[0.25,0,{name}]"] <= 1
+            ndcg = values[f"ndcg.{kind}[0.25,0,{name}]"]
+            assert 0 < values[f"ndcg_random.{kind}[0.25,0,{name}]"] < 1 and 0 < ndcg <= 1 + 1e-9
+    assert values["entropy_mae[0.25,0,teacher]"] == 0
+    assert values["ndcg.total[0.25,0,teacher]"] == pytest.approx(1)
     # 64 inputs, two layers of 8, and 11 outputs.
-    assert values["parameters[0.29,0,both,running,1x1]"] == 65 * 8 + 9 * 8 + 9 * 11
-    assert values["flops[0.29,0,both,running,1x1]"] >= 2 * (64 * 8 + 8 * 8 + 8 * 11)
-    assert values["latency[0.29,0,both,running,1x1]"] > 0
-    rows = finished.metrics()["chain[0.29,0,1]"]
+    assert values["parameters[0.25,0,both,running,1x1]"] == 65 * 8 + 9 * 8 + 9 * 11
+    assert values["flops[0.25,0,both,running,1x1]"] >= 2 * (64 * 8 + 8 * 8 + 8 * 11)
+    assert values["latency[0.25,0,both,running,1x1]"] > 0
+    rows = finished.metrics()["chain[0.25,0,1]"]
     assert int(rows[-1]["step"]) == 12 and float(rows[-1]["teacher.samples"]) == 3
 
 
 def test_an_exported_student_has_the_likelihood_it_says(finished):
-    last = finished.metrics()["chain[0.29,0,0]"][-1]
-    nll = nll_of_file(finished, "both-running-1x1-0.29-0-0", TINY)
+    last = finished.metrics()["chain[0.25,0,0]"][-1]
+    nll = nll_of_file(finished, "both-running-1x1-0.25-0-0", TINY)
     assert float(last["both,running,1x1.nll"]) == pytest.approx(nll, rel=1e-4)
 
 
@@ -136,15 +137,16 @@ def test_a_pruned_student_is_smaller_and_is_what_its_file_says(searched):
     values = finished.values()
     strength = given["regularizer_strength"]
     few = "both,running,1x2," + str(strength).split(",")[0]
-    whole = values["parameters[0.29,0,both,running,1x2]"]
+    whole = values["parameters[0.25,0,both,running,1x2]"]
     assert whole == 65 * 16 + 17 * 16 + 17 * 11
-    assert 100 < values[f"parameters[0.29,0,{few}]"] < whole
-    assert values[f"flops[0.29,0,{few}]"] < values["flops[0.29,0,both,running,1x2]"]
-    nll = nll_of_file(finished, f"{few},0.29,0,0".replace(",", "-"), given)
-    assert values[f"nll[0.29,0,{few}]"] == pytest.approx(nll, rel=1e-4)
-    rows = finished.metrics()["fine_tune[0.29,0,0]"]
+    assert 100 < values[f"parameters[0.25,0,{few}]"] < whole
+    assert values[f"flops[0.25,0,{few}]"] < values["flops[0.25,0,both,running,1x2]"]
+    nll = nll_of_file(finished, f"{few},0.25,0,0".replace(",", "-"), given)
+    assert values[f"nll[0.25,0,{few}]"] == pytest.approx(nll, rel=1e-4)
+    rows = finished.metrics()["fine_tune[0.25,0,0]"]
     assert int(rows[-1]["step"]) == 3 and float(rows[-1][f"{few}.nll"]) == pytest.approx(nll, 1e-4)
-    check_figures(finished, {"training-0.29-0.png", "entropies-0.29-0.png", "costs-0.29-0.png"})
+    names = ("training", "entropies", "uncertainties", "costs")
+    check_figures(finished, {f"{name}-0.25-0.png" for name in names})
     assert "what a student costs" in finished.stdout
 
 
@@ -179,7 +181,9 @@ def test_masks_and_sizes_in_one_figure(tmp_path):
         finished = study_runs.succeed_here(tmp_path / "run", given, module=MODULE)
     groups = ["0,100", "0.5,100"]
     names = {
-        f"{what}-{g.replace(',', '-')}.png" for g in groups for what in ("training", "entropies")
+        f"{what}-{g.replace(',', '-')}.png"
+        for g in groups
+        for what in ("training", "entropies", "uncertainties")
     }
     check_figures(finished, names | {"robustness.png"})
     for group in groups:
@@ -258,7 +262,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     """In the burn-in, beside the chain, and in fine-tuning."""
     path = tmp_path / "run"
     given = SEARCH | {"regularizer_strength": 180, "fine_tune_steps": 20}
-    for phase in ("burn_in-chain-0.29-0-0", "chain-0.29-0-0", "fine_tune-0.29-0-0"):
+    for phase in ("burn_in-chain-0.25-0-0", "chain-0.25-0-0", "fine_tune-0.25-0-0"):
         process = study_runs.start(path, given | {"checkpoint_seconds": 0}, module=MODULE)
         stopped = study_runs.interrupt(
             process, lambda phase=phase: study_runs.checkpoints(path, phase), signal.SIGKILL
@@ -283,7 +287,14 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
             {"num_steps": 10, "thin": 20, "test_thin": 1},
             "--num_steps must be at least --thin; got 10.",
         ),
-        ({"train_size": 5000}, "5,000 training examples are asked for, of 1,200."),
+        ({"train_size": "100,5000"}, "digits has 1,200 training examples, not 5,000: give a"),
+        ({"experiment": 2, "dataset": "cifar10", "outside": ""}, "cifar10 has 20,000 training"),
+        ({"mask_rate": "0.3,0.3"}, "--mask_rate has 0.3 twice."),
+        ({"mask_rate": "0.68,0.86"}, "--mask_rate 0.68 and 0.86 are the same square, of 7"),
+        ({"mask_rate": "0.3,0.30000001"}, "two values of --mask_rate are the same, to six"),
+        ({"unit_multiplier": "1,1.00000001"}, "two values of --channel_multiplier, --unit"),
+        ({"student": "both,both"}, "--student has both twice."),
+        ({"model": "cnn"}, "--model=cnn: an image of 2 x 2 is too small for kernels of 4"),
         ({"cache_gb": 1e-9}, "the estimates at 1,200 examples would take"),
         ({"mask_rate": 1.5}, "--mask_rate"),
         ({"student_hidden": "10x10"}, "--student_hidden must be like 10 or 10-10; got '10x10'."),
@@ -303,6 +314,11 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
             "--num_steps must be at least --num_members; got 60.",
         ),
         ({"all_members": "true"}, "--all_members is of stored teachers, not of sgld."),
+        (
+            {"fresh_masks": "true", "mask_rate": 0, "student": "predictive"},
+            "--fresh_masks is of masks, and there are none: give a --mask_rate.",
+        ),
+        ({"dataset": "toy", "outside": "", "model": "cnn"}, "--model=cnn is of images, and toy"),
         ({"fresh_masks": "true"}, "--fresh_masks gives every visit another input"),
         ({"temperature": 2}, "--temperature changes what each sample says, and running means"),
         ({"test_thin": 13}, "--test_thin must be at most --num_steps / --thin = 12"),
