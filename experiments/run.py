@@ -205,8 +205,7 @@ def execute(
             if summary is not None and not lost:
                 return summary
             if lost:
-                more = f" and {len(lost) - 1} more" if lost[1:] else ""
-                _LOG.warning("%s lost %s%s, made again now.", workdir.path, lost[0], more)
+                _LOG.warning("%s lost its %s, made again now.", workdir.path, " and ".join(lost))
             loaded = load_fn()
             workdir.begin()
             log = MetricsLog(workdir.file("metrics.csv"), list(columns))

@@ -138,9 +138,16 @@ class Workdir:
         return sealed
 
     def lost(self, summary: dict[str, Any]) -> list[str]:
-        """Files that a finished run made, and that are gone or changed since."""
+        """Files that a finished run made, and that are gone or changed since; or whole folders."""
         made = _dict(summary.get("products"))
-        return [name for name, digest in made.items() if _sha256(self.path / name) != digest]
+        lost = {name for name, digest in made.items() if _sha256(self.path / name) != digest}
+        folders: dict[str, set[str]] = {}
+        for name in made:
+            folders.setdefault(name.split("/")[0], set()).add(name)
+        found = []
+        for folder, names in folders.items():
+            found += [folder] if names <= lost else sorted(names & lost)
+        return found
 
     def _digests(self, folders: Sequence[str]) -> dict[str, str | None]:
         """Of all files in them, by path."""

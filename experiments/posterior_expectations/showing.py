@@ -92,10 +92,10 @@ def _show_notes(settings: Settings) -> None:
         if settings.num_repeats > 1:
             print(f"± is one standard error over {settings.num_repeats} chains.")
         return
-    print("entropy MAE: of the expected entropy of each test input, from the teacher's, nats.")
+    print("entropy MAE: of each test input's expected entropy, from the teacher's, nats.")
     over = f" and {settings.num_repeats} chains" if settings.num_repeats > 1 else ""
-    print(f"± is one standard error over test inputs{over}; Brier scores, AUPR, areas under")
-    print("risk and coverage, and the other errors are in summary.json.")
+    print(f"± is one standard error over test inputs{over}. Brier scores, AUPR,")
+    print("areas under risk by coverage, and the other errors are in summary.json.")
 
 
 def _show_toy(shown: Shown, group: str) -> None:

@@ -1,5 +1,6 @@
 """A run that is stopped, in whatever way, goes on to the bits of one that never was."""
 
+import json
 import shutil
 import signal
 
@@ -111,15 +112,29 @@ def test_lost_metrics_are_made_again(run_two, tmp_path):
     phase = "student[ce,dataset,0.2]"
     left = [row for row in rows if phase not in row]
     left.remove(next(row for row in rows if row.startswith("direct[0.2],5,")))
+    # A row of a step that there is not.
+    teachers = [row for row in rows if row.startswith("teacher,")]
+    left.insert(left.index(teachers[-1]) + 1, teachers[-1].replace(",12,", ",99,", 1))
     (path / "metrics.csv").write_text("".join(left))
     done = study_runs.succeed_here(path, TWO)
     assert done.stderr == "".join(
-        f"warning: metrics.csv lost rows of {lost}; that phase begins again.\n"
-        for lost in ("direct[0.2]", phase)
+        f"warning: metrics.csv has not the rows of {one}; it begins again.\n"
+        for one in ("teacher", "direct[0.2]", phase)
     )
-    assert "teacher                       12/12  done before\n" in done.stdout
+    assert done.stdout.count("done before") >= 1
     assert sorted((path / "metrics.csv").read_text().splitlines(keepends=True)) == sorted(rows)
     assert study_runs.students(path) == study_runs.students(run_two.path)
+
+
+def test_a_checkpoint_of_another_seed_is_refused(run_two, tmp_path):
+    path = tmp_path / "run"
+    copy_unfinished(run_two, path)
+    config = json.loads((path / "config.json").read_text())
+    config["settings"]["seed"] = 7
+    (path / "config.json").write_text(json.dumps(config))
+    refused = study_runs.run_here(path, TWO | {"seed": 7})
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    assert "the checkpoint is of a run with another key" in refused.stderr
 
 
 def truncate(folder):
