@@ -79,7 +79,8 @@ def shrink_groups(params: PyTree, amount: Array | float) -> PyTree:
 
     Args:
       params: of an `MLP` or a `CNN`.
-      amount: a, at least 0: step size times strength.
+      amount: a, at least 0: step size times strength; a negative one, which would be of no
+        regulariser, makes NaN.
 
     Example:
       >>> model = MLP(hidden_sizes=(5,), num_outputs=3)
@@ -91,6 +92,7 @@ def shrink_groups(params: PyTree, amount: Array | float) -> PyTree:
       Yuan and Lin (2006), "Model selection and estimation in regression with grouped variables".
     """
     layers = dict(_layers(params))
+    amount = jnp.where(jnp.asarray(amount) >= 0, amount, jnp.nan)
     for name in list(layers)[:-1]:
         kernel = layers[name]["kernel"]
         norms = _norms(kernel)

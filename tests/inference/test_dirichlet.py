@@ -63,3 +63,11 @@ def test_samples_that_are_all_one_keep_their_shares():
 def test_what_will_not_do(means, message):
     with pytest.raises(ValueError, match=message):
         fit_dirichlet(np.array(means))
+
+
+def test_samples_that_are_all_one_beside_others_warn_of_nothing(recwarn):
+    """However long the others take."""
+    wide = np.array([-700.0, -1e-3, -30.0])
+    found = fit_dirichlet(np.stack([np.log([0.2, 0.3, 0.5]), wide]))
+    np.testing.assert_allclose(found[1], fit_dirichlet(wide), rtol=1e-9)
+    assert np.isfinite(found).all() and not recwarn.list

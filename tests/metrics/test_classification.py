@@ -211,3 +211,15 @@ def test_bad_labels_are_refused(metric_fn, labels, found):
 def test_calibration_of_nothing_is_refused():
     with pytest.raises(ValueError, match="number of examples must be at least 1, got 0"):
         metrics.expected_calibration_error(np.zeros((0, 3)), np.zeros(0, int))
+
+
+def test_probabilities_are_no_log_probabilities():
+    probs, labels = np.full((3, 2), 0.5), np.zeros(3, int)
+    for metric in (
+        metrics.brier_score,
+        metrics.label_log_prob,
+        metrics.correct,
+        metrics.expected_calibration_error,
+    ):
+        with pytest.raises(ValueError, match="log_probs must be logarithms of probabilities"):
+            metric(probs, labels)

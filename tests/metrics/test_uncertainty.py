@@ -107,6 +107,8 @@ def test_raises():
     ones = np.ones(5)
     for call, message in (
         (lambda: uncertainties(np.ones((5, 2)), np.ones(4)), "expected_entropy must have shape"),
+        (lambda: uncertainties(np.log(np.full((5, 2), 0.5)), ones), "probs must be probabilities"),
+        (lambda: uncertainties(np.ones((5, 2)), ones), "probs must be probabilities"),
         (lambda: metrics.detection(ones, np.ones((2, 2))), "other_scores"),
         (lambda: metrics.detection(np.ones(0), ones), "the number of own_scores"),
         (lambda: metrics.detection(ones * np.nan, ones), "own_scores"),
@@ -125,3 +127,16 @@ def test_scores_that_are_alike_are_detected_as_chance_is():
     scores = np.arange(100.0)
     found = metrics.detection(scores, scores)
     assert found.auroc == pytest.approx(0.5) and found.fpr95 == pytest.approx(0.95)
+
+
+def test_rounding_is_no_negative_knowledge():
+    """Five nearly alike members in single precision: what is left is 0, not below."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2000, 10)) + 1e-5 * rng.normal(size=(5, 2000, 10))
+    probs = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).astype(np.float32)
+    entropy = -np.sum(probs * np.log(probs), -1, dtype=np.float32).mean(0)
+    found = uncertainties(probs.mean(0), entropy)
+    assert np.sum(found.knowledge == 0) > 100 and found.knowledge.min() == 0
+    assert metrics.ranking(found.knowledge, found.total).ndcg.shape == (500,)
+    # Of heads that contradict each other it stays.
+    assert uncertainties(np.array([[0.5, 0.5]]), np.array([1.0])).knowledge[0] < -0.3

@@ -131,3 +131,20 @@ def test_a_threshold_that_is_the_largest_weight_is_refused():
     assert prune(model, params, 0.1).model.hidden_sizes[0] == 6
     with pytest.raises(ValueError, match="just below 0.10000000149"):
         prune(model, params, float(np.float32(0.1)))
+
+
+def test_networks_that_are_broken_or_others_are_refused():
+    model = MLP((5,), 3)
+    params = model.init(jax.random.key(0), jnp.zeros(4))
+    broken = jax.tree.map(lambda leaf: leaf.at[..., 0].set(jnp.nan), params)
+    for call in (lambda: prune(model, broken, 0.1), lambda: mask_units(broken, 0.1)):
+        with pytest.raises(ValueError, match="Dense_0's .* must be finite"):
+            call()
+    for other in (MLP((7,), 3), MLP((5, 5), 3), MLP((5,), 9), CNN((5,), (), 3)):
+        with pytest.raises(ValueError, match="params must be of the model's layers"):
+            prune(other, params, 0.0)
+    for threshold in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match="threshold must be at least 0"):
+            mask_units(params, threshold)
+    grown = shrink_groups(params, -1.0)["params"]["Dense_0"]["kernel"]
+    assert np.isnan(grown).all()

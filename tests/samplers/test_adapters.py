@@ -113,3 +113,19 @@ def test_stored_draws_of_other_shapes_are_refused():
         samplers.from_draws(jnp.zeros((2, 5)), num_chains=3)
     with pytest.raises(ValueError, match="must hold at least one example, got none"):
         samplers.from_draws(jnp.zeros((0, 2)))
+
+
+def test_draws_may_be_numpys():
+    draws = samplers.from_draws({"w": np.arange(3.0)})
+    found = samplers.sample(jax.random.key(0), draws, {"w": jnp.zeros(())}, num_samples=50)
+    assert set(np.asarray(found.position["w"]).tolist()) == {0.0, 1.0, 2.0}
+
+
+def test_a_start_without_a_key_is_refused_by_name():
+    walk = Sampler(lambda position: position, lambda key, state: (state, ()))
+    for use in (
+        lambda: streams.chain(walk, jnp.zeros(2), batch_size=1),
+        lambda: samplers.sample(jax.random.key(0), walk, jnp.zeros(2), num_samples=2),
+    ):
+        with pytest.raises(TypeError, match="sampler.init must take a position and a key"):
+            use()

@@ -353,3 +353,84 @@ def test_a_number_of_no_example_gives_nan(number):
     )
     _, (batch,) = run(stream, 1)
     assert np.isnan(batch["probs"]).all() and np.isnan(batch["entropy"]).all()
+
+
+def test_logits_are_no_log_probabilities():
+    """They make NaN, at a visit and in the means over test inputs."""
+    found = expectations(current_sample())
+    stream = posterior_expectations(
+        *(NOISE, jnp.zeros((3, 2)), lambda w, x: w @ x + 1, found), streams.resample(DATA, 2)
+    )
+    _, batches = run(stream, 1)
+    assert np.isnan(batches[0]["probs"]).all() and np.isnan(batches[0]["entropy"]).all()
+    update = training.monte_carlo(
+        lambda w, x: w @ x + 1, {"probs": inference.predictive}, DATA["x"]
+    )
+    state, _ = update.apply(update.init(jnp.zeros((3, 2))), batches[0])
+    assert np.isnan(state.means["probs"]).all()
+
+
+def test_all_members_answer_together():
+    members = jax.random.normal(jax.random.key(0), (4, 3, 2))
+    found = {
+        "mean": Expectation(inference.predictive, current_sample()),
+        "each": Expectation(lambda log_probs: log_probs, inference.current_samples()),
+    }
+    stream = posterior_expectations(
+        *(samplers.fixed(), members, log_prob_fn, found),
+        streams.resample(DATA, 3),
+        num_chains=4,
+    )
+    for batch in run(stream, 3)[1]:
+        log_probs = np.array(
+            [[oracles.log_softmax(np.asarray(w, float) @ x) for w in members] for x in batch["x"]]
+        )
+        np.testing.assert_allclose(batch["each"], log_probs, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(batch["mean"], np.exp(log_probs).mean(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [inference.predictive, (inference.predictive, running_mean), inference.mutual_information],
+)
+def test_what_is_no_expectation_is_refused(one):
+    with pytest.raises(TypeError, match="'g' must be an Expectation of a function and an"):
+        stream_of({"g": one})
+
+
+def test_estimators_of_ones_own_must_keep_their_memory():
+    mean = running_mean()
+    for estimator, message in (
+        (mean._replace(step=lambda memory, values, count: values[0]), "a memory and an estimate"),
+        (mean._replace(init=lambda value: jnp.zeros(value.shape, int)), "a memory like the one"),
+        (mean._replace(step=lambda memory, values, count: ((), values[0])), "a memory like the"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            stream_of({"g": Expectation(inference.predictive, estimator)})
+
+
+def test_half_precision_is_averaged_in_single():
+    stream = stream_of({"g": Expectation(lambda x: jnp.exp(x).astype(jnp.float16), running_mean())})
+    state, _ = run(stream, 2)
+    assert state.memories["g"].dtype == jnp.float32
+
+
+def test_inputs_that_will_not_do():
+    def stream(batch):
+        return posterior_expectations(
+            *(NOISE, jnp.zeros((3, 2)), log_prob_fn, expectations(running_mean())),
+            Stream(lambda key: (), lambda key, state: (state, batch)),
+            num_examples=7,
+        )
+
+    with pytest.raises(ValueError, match="inputs must have examples under 'x'"):
+        stream({"index": jnp.arange(3)})
+    with pytest.raises(ValueError, match="inputs' 'index' must have rank 1"):
+        stream({"x": jnp.zeros((3, 2)), "index": jnp.arange(3)[:, None]})
+    taken = stream({"x": jnp.zeros((3, 2)), "index": jnp.arange(3), "chain": jnp.zeros(3)})
+    with pytest.raises(ValueError, match="inputs already have 'chain'"):
+        taken.next(jax.random.key(0), taken.init(jax.random.key(0)))
+    with pytest.raises(TypeError, match="stream must be one of posterior_expectations"):
+        streams.estimate_bytes(streams.resample(DATA, 2))
+    with pytest.raises(CacheTooLargeError):
+        stream_of(expectations(running_mean()), max_bytes=float("nan"))

@@ -218,3 +218,14 @@ def test_figures_that_are_integers_are_summed_as_numbers():
 def test_starts_of_other_names_are_refused():
     with pytest.raises(ValueError, match=r"starts must be of \['a', 'b'\], got \['a', 'c'\]"):
         combine(a=discard(), b=discard()).init({"a": (), "c": ()})
+
+
+def test_metrics_of_several_updates_that_share_a_name_are_refused():
+    update = combine(
+        **{
+            "a.b": observe(discard(), lambda batch: {"c": jnp.nan}),
+            "a": observe(discard(), lambda batch: {"b.c": 2.0}),
+        }
+    )
+    with pytest.raises(ValueError, match="two metrics are named 'a.b.c'"):
+        update.apply(update.init({"a": (), "a.b": ()}), {})
