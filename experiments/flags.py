@@ -49,7 +49,7 @@ class Options:
 
 
 OPTION_HELP = {
-    "preset": "the value of every setting not given: quick or paper",
+    "preset": "the value of every setting not given: ",
     "workdir": "where to write, and from where to go on; under runs/ by default",
     "data_dir": "prepared TFDS data; TFDS_DATA_DIR by default",
     "cache_gb": "most memory for the teacher's answers to a data set, in GB; 4 by default",
@@ -194,6 +194,9 @@ def help_text(
     lines += ["", "option"]
     for option in _all_options(options):
         help = OPTION_HELP[option]
+        if option == "preset":
+            *names, last = (*PRESETS, *other_presets(settings_class))
+            help += f"{', '.join(names)} or {last}"
         lines += textwrap.wrap(
             f"--{option:<20} {help}", 78, initial_indent="  ", subsequent_indent=" " * 25
         )

@@ -108,9 +108,18 @@ def test_ten_sigmoids_learn_a_posterior_from_its_chain():
     assert gap < 0.04 < mean_gap
 
 
+def test_an_ensemble_is_learned_as_a_dirichlet_distribution(capsys):
+    """Its uncertainty tells right from wrong, and its mean is as right as a member."""
+    names = {}
+    exec(compile(block("samplers.fixed()"), "README.md", "exec"), names)
+    assert float(capsys.readouterr().out) > 0.85 and names["is_right"].mean() > 0.93
+
+
 def test_every_name_in_the_table_of_methods_exists():
     table = (ROOT / "README.md").read_text().split("## What is where")[1]
-    for module, name in re.findall(r"`(losses|models|streams|samplers|inference)\.(\w+)`", table):
+    for module, name in re.findall(
+        r"`(losses|models|streams|samplers|inference|metrics)\.(\w+)`", table
+    ):
         assert hasattr(__import__(f"kd.{module}", fromlist=[name]), name)
     assert hasattr(models, "ensemble_log_probs")
 
@@ -118,7 +127,7 @@ def test_every_name_in_the_table_of_methods_exists():
 def test_a_posterior_over_weights_is_learned_with_its_entropy():
     """On held-out digits: as accurate as that, and more uncertain where it is wrong."""
     names = {}
-    exec(compile(block("posterior_expectations("), "README.md", "exec"), names)
+    exec(compile(block("predictive_and_entropy"), "README.md", "exec"), names)
     digits, student = names["digits"], names["student"]
     outputs = jax.vmap(lambda x: student.apply(names["params"], x))(jnp.asarray(digits.test_x))
     heads = jax.vmap(models.predictive_and_entropy)(outputs)

@@ -14,7 +14,7 @@ ROUNDING = 1e-3  # Nats.
 def correct(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether the most probable class is the label: `[..., N]` of 0.0 and 1.0."""
     labels = _checked(log_probs, labels)
-    return (np.argmax(log_probs, -1) == labels).astype(np.float64)
+    return (np.argmax(np.asarray(log_probs), -1) == labels).astype(np.float64)
 
 
 def label_log_prob(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
