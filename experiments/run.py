@@ -201,7 +201,7 @@ def execute(
         )
         try:
             summary = workdir.summary()
-            lost = [] if summary is None else workdir.lost(summary)
+            lost = [] if summary is None else workdir.lost()
             if summary is not None and not lost:
                 return summary
             if lost:
@@ -212,7 +212,8 @@ def execute(
             with _writer(options, workdir) as writer:
                 rows = study_fn(Run(settings, options, workdir, log, writer), loaded)
             summary = report.summary(experiment, preset, workdir.seconds(), rows)
-            return workdir.write_summary(summary, products)
+            workdir.write_summary(summary, products)
+            return summary
         finally:
             workdir.leave()
 

@@ -23,7 +23,7 @@ from experiments.flags import UserError
 from kd.files import write_atomically
 
 _LOG = logging.getLogger(__name__)
-LOCK = ".lock"
+LOCK, SEAL = ".lock", ".seal.json"
 # What a run that has begun leaves, with its config.json.
 OWNED = {
     "checkpoints",
@@ -122,24 +122,23 @@ class Workdir:
             lacks = "rows"
         elif not _is_number(content.get("seconds")):
             lacks = "seconds"
-        elif content.get("digest") != self._digest(content):
-            lacks = "digest of this run"
+        elif self._seal().get("summary") != self._digest(content):
+            lacks = "seal of this run"
         if lacks:
             raise UserError(
                 f"{path} is damaged (no {lacks}); remove it, and the same command makes it again."
             )
         return content
 
-    def write_summary(self, content: dict[str, Any], products: Sequence[str]) -> dict[str, Any]:
-        """Writes `summary.json`, sealed, with digests of the files in the folders `products`."""
-        sealed = {**content, "products": self._digests(products)}
-        sealed["digest"] = self._digest(sealed)
-        self.write_json("summary.json", sealed)
-        return sealed
+    def write_summary(self, content: dict[str, Any], products: Sequence[str]) -> None:
+        """Writes `summary.json`, and before it its seal and those of all files in `products`."""
+        seal = {"summary": self._digest(content), "products": self._digests(products)}
+        self.write_json(SEAL, seal)
+        self.write_json("summary.json", content)
 
-    def lost(self, summary: dict[str, Any]) -> list[str]:
+    def lost(self) -> list[str]:
         """Files that a finished run made, and that are gone or changed since; or whole folders."""
-        made = _dict(summary.get("products"))
+        made = _dict(self._seal().get("products"))
         lost = {name for name, digest in made.items() if _sha256(self.path / name) != digest}
         folders: dict[str, set[str]] = {}
         for name in made:
@@ -149,6 +148,13 @@ class Workdir:
             found += [folder] if names <= lost else sorted(names & lost)
         return found
 
+    def _seal(self) -> dict[str, Any]:
+        """That of a finished run; empty where it is not to be read."""
+        try:
+            return _dict(json.loads((self.path / SEAL).read_text()))
+        except (OSError, ValueError, RecursionError):
+            return {}
+
     def _digests(self, folders: Sequence[str]) -> dict[str, str | None]:
         """Of all files in them, by path."""
         files = sorted(file for one in folders for file in (self.path / one).rglob("*"))
@@ -157,8 +163,7 @@ class Workdir:
 
     def _digest(self, summary: dict[str, Any]) -> str:
         """Of a summary, and of the run that it belongs to."""
-        content = {name: value for name, value in summary.items() if name != "digest"}
-        text = json.dumps([self._identity, content], sort_keys=True)
+        text = json.dumps([self._identity, summary], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def seconds(self) -> float:

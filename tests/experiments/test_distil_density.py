@@ -64,7 +64,7 @@ def test_a_run_leaves_what_it_promises_and_nothing_else(finished):
         for path in (finished.path / folder).iterdir()
     }
     assert found - {".seconds"} == {
-        *(".lock", "config.json", "metrics.csv", "summary.json"),
+        *(".lock", ".seal.json", "config.json", "metrics.csv", "summary.json"),
         *("figures", "figures/kl.png", "figures/contours.png"),
         *("checkpoints", "student", "student/banana", "student/logistic"),
         *(f"student/banana/student.{end}" for end in ("json", "safetensors", "stablehlo")),

@@ -86,7 +86,7 @@ def run(inputs):
 def test_a_run_leaves_what_it_promises_and_nothing_else(run):
     names = {path.name for path in run.path.iterdir()}
     assert names == {
-        *(".lock", "config.json", "metrics.csv", "summary.json"),
+        *(".lock", ".seal.json", "config.json", "metrics.csv", "summary.json"),
         *("offset.json", "estimates.json", "coverage.json", "rbm.npz"),
         *("figures", "checkpoints", "student"),
     } | (names & {".seconds"})
