@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -17,6 +17,7 @@ from experiments.workdir import MetricsLog
 from kd.metrics import Estimate
 
 WIDTH = 80
+MOST_SHOWN = 120  # Characters of figures on a plain line.
 PLAIN_SECONDS = 5.0
 
 
@@ -79,7 +80,7 @@ class Progress:
         if self._writer is not None:
             for name, value in figures.items():
                 self._writer.add_scalar(f"{self._phase}/{name}", value, step)
-        shown = "  ".join(
+        shown = _line(
             f"{name} {value:.4g}" for name, value in figures.items() if _is_shown(name, value)
         )
         self._bar.update(step - self._bar.n)
@@ -108,6 +109,16 @@ class Progress:
 def say(phase: str, line: str) -> None:
     """A line of the log, of a phase."""
     print(f"{phase:<24} {line}", flush=True)
+
+
+def _line(parts: Iterable[str]) -> str:
+    """As many of them as make a line that can be read; all are in `metrics.csv`."""
+    shown = ""
+    for part in parts:
+        if len(shown) + len(part) > MOST_SHOWN:
+            return f"{shown}  ..."
+        shown = f"{shown}  {part}" if shown else part
+    return shown
 
 
 def _is_shown(name: str, value: float) -> bool:

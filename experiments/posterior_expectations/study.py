@@ -86,6 +86,11 @@ class Task(NamedTuple):
         """The teacher's at the test, by then."""
         return state.states[TEACHER] if self.exact is None else self.exact
 
+    def figures(self, state: training.CombinedState) -> dict[str, float]:
+        """For a row of metrics.csv."""
+        samples = int(self.means(state).num_samples)
+        return {f"{TEACHER}.samples": samples, **scores(self.judge(state), self.dataset.test_y)}
+
     def judge_students(self, found: dict[str, Learned]) -> dict[str, Judged]:
         """What students say at the test."""
         return {name: judge_student(one, self.places) for name, one in found.items()}
@@ -179,7 +184,7 @@ def distil(run: Run, task: Task) -> tuple[dict[str, Judged], dict[str, Learned]]
             task.update,
             task.state,
             settings.student_steps,
-            evaluate_fn=lambda state: scores(task.judge(state), task.dataset.test_y),
+            evaluate_fn=task.figures,
             num_points=NUM_POINTS,
             burn_in=-(-settings.burn_in // settings.thin) if is_online else 0,
             burn_in_update=teachers.watched(training.discard()),

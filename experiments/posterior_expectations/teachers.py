@@ -115,13 +115,18 @@ def _bag(run: Run, dataset: Dataset, phase: str, key: Key) -> PyTree:
     )
     update = training.store("weights")
     empty = jax.tree.map(lambda leaf: jnp.zeros((num_kept, *leaf.shape), leaf.dtype), weights)
+
+    def watched(update: Update) -> Update:
+        return training.observe(update, lambda batch: chains.langevin_figures(batch["info"]))
+
     found = run.fit(
         phase,
         key,
         stream,
-        training.observe(update, lambda batch: chains.langevin_figures(batch["info"])),
+        watched(update),
         update.init(empty),
         num_kept,
+        burn_in_update=watched(training.discard()),
         # The first half of each cycle is the burn-in of a cyclical chain.
         burn_in=0 if is_cyclical else -(-settings.burn_in // thin),
     )

@@ -49,8 +49,8 @@ def monte_carlo(
       block_size: inputs at once.
 
     Returns:
-      An update by batches of `kd.streams.posterior_expectations`. Its `init` takes the weights of
-      one chain, for their shapes; its only metric is `"samples"`, averaged over so far.
+      An update by batches of `kd.streams.posterior_expectations`, without metrics. Its `init` takes
+      the weights of one chain, for their shapes.
 
     Raises:
       ValueError: if a count is not positive; when traced, if the positions are not of R chains.
@@ -104,6 +104,6 @@ def monte_carlo(
         if num_chains is not None and checks.check_same_length("position", positions) != size:
             raise ValueError(f"positions must be those of num_chains = {size} chains.")
         _, state = cond_any(is_due, average, (positions, state))
-        return state, {"samples": state.num_samples.astype(jnp.float32)}
+        return state, {}
 
     return Update(init, apply)

@@ -284,3 +284,11 @@ def test_counts_of_mishaps_are_shown_only_if_there_are_any(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "num_empty 3" in shown and "num_empty 0" not in shown and "kl_stderr" not in shown
     assert len(log.rows("phase")) == 2
+
+
+def test_a_plain_line_has_what_fits(tmp_path, capsys):
+    names = [f"{letter}.loss" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    with Progress("phase", 1, MetricsLog(tmp_path / "metrics.csv", names)) as progress:
+        progress(1, dict.fromkeys(names, 1.5))
+    line = capsys.readouterr().out.strip()
+    assert "a.loss 1.5  b.loss 1.5" in line and line.endswith("  ...") and len(line) < 170

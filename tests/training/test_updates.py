@@ -138,7 +138,7 @@ def test_monte_carlo_means_are_those_of_every_third_sample(block_size):
     state, apply = update.init(jnp.zeros((3, 2))), jax.jit(update.apply)
     for sample in samples:
         state, metrics = apply(state, {"chain": {"position": jnp.asarray(sample, jnp.float32)}})
-    assert int(state.num_samples) == 3 == int(metrics["samples"])
+    assert int(state.num_samples) == 3 and metrics == {}
     probs = np.exp([[oracles.log_softmax(w @ one) for one in x] for w in samples[2::3]])
     np.testing.assert_allclose(state.means["probs"], probs.mean(0), rtol=1e-5)
     np.testing.assert_allclose(state.means["squares"], (probs**2).mean(0), rtol=1e-5)
@@ -166,7 +166,7 @@ def test_monte_carlo_over_chains_counts_every_position():
     for positions in samples:
         batch = {"chain": {"position": jnp.asarray(positions, jnp.float32)}}
         state, metrics = apply(state, batch)
-    assert int(state.num_samples) == 15 == int(metrics["samples"])
+    assert int(state.num_samples) == 15 and metrics == {}
     used = samples[1::2].reshape(-1, 3, 2)
     probs = np.exp([[oracles.log_softmax(w @ one) for one in x] for w in used])
     np.testing.assert_allclose(state.means["probs"], probs.mean(0), rtol=1e-5)
