@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.posterior_expectations import students, teachers
-from experiments.posterior_expectations.judging import Learned, scores
+from experiments.posterior_expectations.judging import Learned
 from experiments.posterior_expectations.settings import Settings
 from experiments.run import Run
 from kd import models, training
@@ -78,7 +78,7 @@ def fine_tune(
         state,
         settings.fine_tune_steps,
         stream_state=stream_state,
-        evaluate_fn=lambda state: scores(task.judge_students(tuned(state)), task.dataset.test_y),
+        evaluate_fn=lambda state: task.scores(tuned(state)),
         num_points=3,
     )
     return tuned(final.student)

@@ -74,10 +74,6 @@ class Task(NamedTuple):
             name: one._replace(params=state.states[name].params) for name, one in self.blank.items()
         }
 
-    def judge(self, state: training.CombinedState) -> dict[str, Judged]:
-        """What teacher and students say by then."""
-        return {TEACHER: self.judge_teacher(state), **self.judge_students(self.learned(state))}
-
     def judge_teacher(self, state: training.CombinedState) -> Judged:
         """What the teacher says by then."""
         return judge_teacher(self.means(state), self.places)
@@ -89,10 +85,18 @@ class Task(NamedTuple):
     def figures(self, state: training.CombinedState) -> dict[str, float]:
         """For a row of metrics.csv."""
         samples = int(self.means(state).num_samples)
-        return {f"{TEACHER}.samples": samples, **scores(self.judge(state), self.dataset.test_y)}
+        judged = {TEACHER: self.judge_teacher(state)}
+        own = scores(judged, self.dataset.test_y)
+        return {f"{TEACHER}.samples": samples, **own, **self.scores(self.learned(state))}
+
+    def scores(self, found: dict[str, Learned]) -> dict[str, float]:
+        """Of students at the test inputs alone, without those out of distribution."""
+        places = {TEST: self.places[TEST]}
+        judged = {name: judge_student(one, places) for name, one in found.items()}
+        return scores(judged, self.dataset.test_y)
 
     def judge_students(self, found: dict[str, Learned]) -> dict[str, Judged]:
-        """What students say at the test."""
+        """What students say at the test, and out of distribution."""
         return {name: judge_student(one, self.places) for name, one in found.items()}
 
 
