@@ -123,8 +123,6 @@ def _entropies(settings: Settings, judged: dict[str, Judged]) -> plt.Figure:
 
 def _uncertainties(settings: Settings, judged: dict[str, Judged], truth: np.ndarray) -> plt.Figure:
     """What uncertainties are worth: errors by coverage, and what is out of distribution found."""
-    from sklearn import metrics as sklearn_metrics
-
     named = labels(settings)
     able = {n: one for n, one in judged.items() if one.uncertainties and one.log_probs is not None}
     figure, axes = plt.subplots(
@@ -145,8 +143,7 @@ def _uncertainties(settings: Settings, judged: dict[str, Judged], truth: np.ndar
             row[0].plot(100 * coverage, 100 * risk, label=label, **style)
             for axis, place in zip(row[1:], settings.outside, strict=True):
                 other = getattr(one.uncertainties[place], kind)
-                is_other = np.repeat([0, 1], [len(own), len(other)])
-                false, true, _ = sklearn_metrics.roc_curve(is_other, np.concatenate([own, other]))
+                false, true = metrics.roc_curve(own, other)
                 axis.plot(100 * false, 100 * true, **style)
         row[0].set(xlabel="test inputs kept, %", ylabel=f"by {kind} uncertainty\nerrors, %")
         for axis, place in zip(row[1:], settings.outside, strict=True):

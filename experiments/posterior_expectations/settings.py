@@ -295,8 +295,7 @@ class Settings:
         """All chains, in order."""
         is_digits, is_second = self.dataset == "digits", self.experiment == "2"
         all_rates = DIGITS_RATES if is_digits else PAPER_RATES
-        third = (all_rates[2],)
-        rates = self.mask_rate or {"1": (0.0,), "2": all_rates}.get(self.experiment, third)
+        rates = self.mask_rate or {"1": (0.0,), "2": all_rates}.get(self.experiment, all_rates[2:3])
         all_sizes = DIGITS_SIZES if is_digits else PAPER_SIZES
         sizes = self.train_size or (all_sizes if is_second else (0,))
         return [Chain(*one) for one in itertools.product(rates, sizes, range(self.num_repeats))]

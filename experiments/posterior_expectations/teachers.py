@@ -14,7 +14,7 @@ from experiments.run import Run
 from kd import inference, samplers, streams, training
 from kd.data import Dataset
 from kd.training import MonteCarloState
-from kd.types import Array, Key, LogProbFn, PyTree, Sampler, Stream, Update
+from kd.types import Array, Batch, Key, LogProbFn, PyTree, Sampler, Stream, Update
 
 SAMPLED = 0.5  # Of a cycle, its end, from which positions are kept.
 
@@ -113,20 +113,16 @@ def _bag(run: Run, dataset: Dataset, phase: str, key: Key) -> PyTree:
     stream = streams.chain(
         chain_of(settings, dataset), weights, batch_size=1, thin=thin, name="weights"
     )
-    update = training.store("weights")
+    update, info_fn = training.store("weights"), lambda batch: batch["info"]
     empty = jax.tree.map(lambda leaf: jnp.zeros((num_kept, *leaf.shape), leaf.dtype), weights)
-
-    def watched(update: Update) -> Update:
-        return training.observe(update, lambda batch: chains.langevin_figures(batch["info"]))
-
     found = run.fit(
         phase,
         key,
         stream,
-        watched(update),
+        watched(update, info_fn),
         update.init(empty),
         num_kept,
-        burn_in_update=watched(training.discard()),
+        burn_in_update=watched(training.discard(), info_fn),
         # The first half of each cycle is the burn-in of a cyclical chain.
         burn_in=0 if is_cyclical else -(-settings.burn_in // thin),
     )
@@ -143,9 +139,11 @@ def ends_of_cycles(num_kept: int, num_cycles: int) -> np.ndarray:
     return chosen[chosen % length >= length * (1 - SAMPLED)]
 
 
-def watched(update: Update) -> Update:
+def watched(
+    update: Update, info_fn: Callable[[Batch], PyTree] = lambda batch: batch["chain"]["info"]
+) -> Update:
     """The update, with what the chain says of itself: it stops a run that diverges."""
-    return training.observe(update, lambda batch: chains.langevin_figures(batch["chain"]["info"]))
+    return training.observe(update, lambda batch: chains.langevin_figures(info_fn(batch)))
 
 
 def width(settings: Settings) -> int | None:

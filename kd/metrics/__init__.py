@@ -16,6 +16,7 @@ from kd.metrics.uncertainty import (
     dirichlet_uncertainties,
     ranking,
     risk_coverage,
+    roc_curve,
     uncertainties,
 )
 
@@ -35,5 +36,6 @@ __all__ = [
     "label_log_prob",
     "ranking",
     "risk_coverage",
+    "roc_curve",
     "uncertainties",
 ]

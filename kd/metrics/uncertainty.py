@@ -92,6 +92,38 @@ def dirichlet_uncertainties(log_concentrations: np.ndarray) -> Uncertainties:
     return found._replace(knowledge=np.maximum(found.knowledge, 0.0))
 
 
+def roc_curve(own_scores: np.ndarray, other_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of one's own and of the others above each threshold, for scores as in `detection`.
+
+    Args:
+      own_scores: `[N]`, of inputs in distribution.
+      other_scores: `[M]`, of inputs out of it.
+
+    Returns:
+      False and true positive rates, `[thresholds + 1]` each, from 0 to 1.
+
+    Raises:
+      ValueError: if one is no vector, is empty, or is not finite.
+
+    Example:
+      >>> [rates.tolist() for rates in roc_curve(np.array([0.1]), np.array([0.3]))]
+      [[0.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
+    """
+    from sklearn import metrics
+
+    return metrics.roc_curve(*_labelled(own_scores, other_scores), drop_intermediate=False)[:2]
+
+
+def _labelled(own_scores: np.ndarray, other_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, 1 of the others, and scores."""
+    for name, scores in (("own_scores", own_scores), ("other_scores", other_scores)):
+        checks.check_rank(name, scores, 1)
+        checks.check_count(f"the number of {name}", len(scores))
+        checks.check_finite(name, scores)
+    labels = np.repeat([0, 1], [len(own_scores), len(other_scores)])
+    return labels, np.concatenate([own_scores, other_scores])
+
+
 class Detection(NamedTuple):
     """What a score is worth for telling inputs of another kind from one's own.
 
@@ -126,13 +158,8 @@ def detection(own_scores: np.ndarray, other_scores: np.ndarray) -> Detection:
     """
     from sklearn import metrics
 
-    for name, scores in (("own_scores", own_scores), ("other_scores", other_scores)):
-        checks.check_rank(name, scores, 1)
-        checks.check_count(f"the number of {name}", len(scores))
-        checks.check_finite(name, scores)
-    scores = np.concatenate([own_scores, other_scores])
-    labels = np.repeat([0, 1], [len(own_scores), len(other_scores)])
-    false, true, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
+    labels, scores = _labelled(own_scores, other_scores)
+    false, true = roc_curve(own_scores, other_scores)
     return Detection(
         float(metrics.roc_auc_score(labels, scores)),
         float(metrics.average_precision_score(labels, scores)),

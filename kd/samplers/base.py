@@ -198,7 +198,7 @@ def position_of(state: PyTree) -> PyTree:
 
 
 def check_sampler(sampler: Sampler) -> None:
-    """Raises TypeError unless `sampler` has the two functions of one."""
+    """Raises TypeError unless `sampler` has the two functions of one, its `init` with a key."""
     if not (callable(getattr(sampler, "init", None)) and callable(getattr(sampler, "step", None))):
         raise TypeError(f"sampler must have init and step, got {type(sampler).__name__}.")
     try:

@@ -190,6 +190,41 @@ def test_masks_and_sizes_in_one_figure(tmp_path):
         assert f"nll[{group},teacher]" in finished.values()
 
 
+# Runs that have little to show.
+
+
+def test_few_test_images_are_ranked_as_many_as_they_are(tmp_path):
+    path = study_runs.write_npz(tmp_path / "own.npz")
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | {name: arrays[name][:10] for name in ("test_x", "test_y")})
+    given = ONE | {"dataset": path, "outside": "", "train_size": 100, "mask_rate": 0}
+    with study_runs.unverified_exports():
+        finished = study_runs.succeed_here(tmp_path / "run", given, module=MODULE)
+    (value,) = (
+        v for n, v in finished.values().items() if n.startswith("ndcg.total") and "1x1" in n
+    )
+    assert 0 < value <= 1 + 1e-9
+
+
+def test_students_of_the_entropy_alone_have_no_costs_to_compare(tmp_path):
+    given = TINY | {"student": "entropy", "estimator": "current", "unit_multiplier": "1,2"}
+    with study_runs.unverified_exports():
+        finished = study_runs.succeed_here(tmp_path / "run", given, module=MODULE)
+    check_figures(finished, {"training-0.25-0.png", "entropies-0.25-0.png"})
+
+
+def test_one_class_is_refused(tmp_path):
+    path = study_runs.write_npz(tmp_path / "own.npz")
+    with np.load(path) as file:
+        arrays = dict(file)
+    zeros = {name: 0 * arrays[name] for name in ("train_y", "test_y")}
+    np.savez(path, **arrays | zeros)
+    given = ONE | {"dataset": path, "outside": "", "mask_rate": 0}
+    line = study_runs.refusal(tmp_path / "run", given, module=MODULE)
+    assert "has one class, of which nothing is to be learned" in line
+
+
 # Teachers.
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from experiments.flags import resolve
 from experiments.posterior_expectations import teachers, toy
+from experiments.posterior_expectations.judging import Judged
 from experiments.posterior_expectations.settings import Settings
 
 MODULE = "experiments.posterior_expectations"
@@ -64,6 +65,20 @@ def test_the_reference_is_the_posteriors_mean(short):
     off = np.abs(np.exp(log_probs[:, 1]) - expected)
     assert off.max() < 0.03 and off.mean() < 0.01
     np.testing.assert_allclose(np.exp(log_probs).sum(1), 1, rtol=1e-6)
+
+
+def test_a_student_that_was_pruned_away_has_no_panel(short):
+    settings = settings_of()
+    log_probs = np.log(np.full_like(toy.reference(settings)[0], 0.5))
+    left = settings.students()[0].name
+    judged = {name: Judged(log_probs, None, {}) for name in ("teacher", left)}
+    titles = [axis.get_title().split("\n")[0] for axis in toy.draw(settings, judged).axes]
+    assert [title for title in titles if title] == [
+        "NUTS",
+        "one network",
+        "teacher",
+        "student 2-10-2",
+    ]
 
 
 def test_divergence_by_hand_and_one_network_is_sure_of_itself(short):
