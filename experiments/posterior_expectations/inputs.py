@@ -21,7 +21,7 @@ from kd.data import Dataset
 SYNTHETIC = ("permuted", "inverted")
 LISTS = (
     *("outside", "mask_rate", "train_size", "student", "estimator", "channel_multiplier"),
-    *("unit_multiplier", "student_hidden", "regularizer_strength"),
+    *("unit_multiplier", "student_hidden", "regularizer_strength", "dropout"),
 )
 
 
@@ -104,7 +104,10 @@ def check(settings: Settings) -> None:
         if twice is not None:
             raise UserError(f"--{flag} has {twice} twice.")
     for flags, found in (
-        ("channel_multiplier, --unit_multiplier or --regularizer_strength", settings.students()),
+        (
+            "channel_multiplier, --unit_multiplier, --regularizer_strength or --dropout",
+            settings.students(),
+        ),
         ("mask_rate", settings.chains()),
     ):
         if len({one.name for one in found}) < len(found):

@@ -86,6 +86,7 @@ class Student(NamedTuple):
       channel_multiplier, unit_multiplier: times the teacher's widths.
       strength: of the group lasso, after which it is pruned and fine-tuned; 0 without.
       hidden: its own hidden sizes instead of the teacher's multiplied, as "10-10"; "" without.
+      dropout: share of its units that are dropped while it learns.
     """
 
     kind: str
@@ -94,6 +95,7 @@ class Student(NamedTuple):
     unit_multiplier: float
     strength: float = 0.0
     hidden: str = ""
+    dropout: float = 0.0
 
     @property
     def widths(self) -> tuple[float, float]:
@@ -105,7 +107,8 @@ class Student(NamedTuple):
         """In metrics and rows."""
         widths = self.hidden or f"{self.channel_multiplier:g}x{self.unit_multiplier:g}"
         pruned = f",{self.strength:g}" if self.strength else ""
-        return f"{self.kind},{self.estimator},{widths}{pruned}"
+        dropped = f",dropout{self.dropout:g}" if self.dropout else ""
+        return f"{self.kind},{self.estimator},{widths}{pruned}{dropped}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +253,20 @@ class Settings:
     )
     student_rate: float = setting(1e-3, 1e-3, "of the students' Adam", above=0, at_most=1e6)
     num_halvings: int = setting(8, 8, "of that rate, evenly over the run", at_least=0, at_most=1000)
+    dropout: tuple[float, ...] = setting(
+        (0.0,),
+        (0.0,),
+        "shares of the students' units, and channels, that are dropped while they learn",
+        at_least=0,
+        at_most=0.99,
+    )
+    clip_norm: float = setting(
+        0.0,
+        0.0,
+        "most that the norm of a student's gradient may be; 0: any",
+        at_least=0,
+        at_most=1e6,
+    )
     student_decay: float = setting(
         0.0,
         0.0,
@@ -309,13 +326,17 @@ class Settings:
         channels = self.channel_multiplier or ((1.0, 2.0, 4.0) if is_search else (1.0,))
         if self.model == "fcnn":
             channels = (1.0,)  # Of which it has none.
+        dropouts = self.dropout or (0.0,)
         units = self.unit_multiplier or ((0.5, 1.0, 2.0, 4.0) if is_search else (1.0,))
         strengths = self.regularizer_strength or (PENALTIES[self.regularizer] if is_search else ())
         if self.student_hidden:
-            found = itertools.product(
-                kinds, estimators, (1.0,), (1.0,), (0.0,), self.student_hidden
+            sizes = itertools.product(
+                kinds, estimators, (1.0,), (1.0,), (0.0,), self.student_hidden, dropouts
             )
-            return [Student(*one) for one in found]
+            return [Student(*one) for one in sizes]
         plain = itertools.product(kinds, estimators, channels, units, (0.0,))
         pruned = itertools.product(kinds, estimators, [max(channels)], [max(units)], strengths)
-        return [Student(*one) for one in (*plain, *pruned)]
+        return [
+            Student(*one, dropout=dropout)
+            for one, dropout in itertools.product((*plain, *pruned), dropouts)
+        ]

@@ -63,10 +63,12 @@ def tempered(settings: Settings, log_probs: Array, temperature: Array) -> Array:
 def update_of(
     settings: Settings, student: Student, model: nn.Module, *, rate: float, num_steps: int
 ) -> Update:
-    """Adam, its rate halved evenly over the run; with the group lasso where the student has one."""
+    """Adam, its rate halved evenly over the run, of clipped gradients; with the student's lasso."""
     every = max(1, num_steps // (settings.num_halvings + 1))
     schedule = optax.exponential_decay(rate, every, 0.5, staircase=True)
     optimizer = optax.adam(schedule)
+    if settings.clip_norm:
+        optimizer = optax.chain(optax.clip_by_global_norm(settings.clip_norm), optimizer)
     if student.strength and settings.regularizer == "proximal":
         lasso = training.proximal(
             models.shrink_groups, lambda count: student.strength * schedule(count)
@@ -97,7 +99,12 @@ def objective_of(
         return losses.cross_entropy(heads.log_probs, targets[f"probs.{student.estimator}"]) + off
 
     def objective(params: PyTree, batch: Batch) -> Array:
-        outputs = jax.vmap(lambda x: model.apply(params, x))(batch["x"])
+        if student.dropout:
+            outputs = jax.vmap(
+                lambda x, key: model.apply(params, x, deterministic=False, rngs={"dropout": key})
+            )(batch["x"], batch["key"])
+        else:
+            outputs = jax.vmap(lambda x: model.apply(params, x))(batch["x"])
         targets = {name: value for name, value in batch.items() if "." in name}
         temperature = temperature_at(settings, batch["step"])
         found = jnp.mean(jax.vmap(loss, in_axes=(0, 0, None))(outputs, targets, temperature))

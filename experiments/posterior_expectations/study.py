@@ -237,6 +237,8 @@ def stream_of(
     )
     size = streams.estimate_bytes(stream)
     report.say(f"chain[{chain.name}]", f"estimates at {len(unlabelled):,} examples: {size:,} bytes")
+    if any(settings.dropout):
+        stream = streams.with_keys(stream)
     return streams.numbered(stream)
 
 

@@ -16,6 +16,7 @@ from kd.metrics import Uncertainties
 TIMED_INPUTS, TIMED_ROUNDS = 100, 30
 KINDS = ("total", "knowledge")
 COSTS = ("parameters", "flops", "latency")
+PLAIN = "plain"  # A student without what the others have.
 TOP, DRAW_SIZE = 20, 100  # Of the ranking, as in the paper.
 
 
@@ -89,7 +90,11 @@ def _over_repeats(
 
 def has_costs(settings: Settings) -> bool:
     """Whether there are students of several sizes whose likelihoods mean something."""
-    sizes = {student[2:] for student in settings.students() if student.kind != "entropy"}
+    sizes = {
+        (student.widths, student.hidden, student.strength)
+        for student in settings.students()
+        if student.kind != "entropy"
+    }
     return len(sizes) > 1 and settings.dataset != toy.NAME
 
 
@@ -114,6 +119,7 @@ def labels(settings: Settings) -> dict[str, str]:
             student.estimator,
             student.hidden or f"{student.channel_multiplier:g}x{student.unit_multiplier:g}",
             f"lambda {student.strength:g}" if student.strength else "",
+            f"dropout {student.dropout:g}" if student.dropout else "",
         )
         for student in settings.students()
     }
@@ -122,6 +128,7 @@ def labels(settings: Settings) -> dict[str, str]:
         return {name: " ".join(filter(None, part)) for name, part in parts.items()}
     return {
         name: " ".join(text for text, is_own in zip(part, differ, strict=True) if is_own and text)
+        or PLAIN
         for name, part in parts.items()
     }
 

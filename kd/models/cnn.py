@@ -24,9 +24,13 @@ class CNN(nn.Module):
       kernel_size: side of the kernels, pixels.
       pool_size: side of the squares, pixels; each image's rest is dropped.
       activation_fn: elementwise.
+      dropout_rate: share of the channels after each pooling, whole ones, and of each dense layer's
+        units that are dropped, in [0, 1], where `apply` is given `deterministic=False` and
+        `rngs={"dropout": key}`; by default nothing is.
 
     Raises:
-      ValueError: when applied, if the input has no three axes, or is too small.
+      ValueError: when applied, if the input has no three axes, or is too small, or the rate is
+        another number.
 
     Example:
       >>> import jax
@@ -48,10 +52,12 @@ class CNN(nn.Module):
     kernel_size: int = 4
     pool_size: int = 2
     activation_fn: Callable[[Array], Array] = nn.relu
+    dropout_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, deterministic: bool = True) -> Array:
         checks.check_rank("x", x, 3)
+        checks.check_weight("dropout_rate", self.dropout_rate)
         for name in ("kernel_size", "pool_size"):
             checks.check_count(name, getattr(self, name))
         for size in (*self.channels, *self.hidden_sizes):
@@ -72,9 +78,12 @@ class CNN(nn.Module):
                 conv_general_dilated=convolve,
             )(x)
             x = max_pool(self.activation_fn(x), self.pool_size)
+            whole_channels = nn.Dropout(self.dropout_rate, broadcast_dims=(0, 1))
+            x = whole_channels(x, deterministic=deterministic)
         x = jnp.reshape(x, -1)
         for size in self.hidden_sizes:
             x = self.activation_fn(dense(size, x))
+            x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)
         return dense(self.num_outputs, x)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kd import checks
 from kd.types import Array
 
 
@@ -17,6 +18,11 @@ class MLP(nn.Module):
       hidden_sizes: units of each hidden layer; empty for a linear model.
       num_outputs: C.
       activation_fn: between the layers, elementwise.
+      dropout_rate: share of each hidden layer's units that are dropped, in [0, 1], where `apply` is
+        given `deterministic=False` and `rngs={"dropout": key}`; by default nothing is.
+
+    Raises:
+      ValueError: when applied, if the rate is another number.
 
     Example:
       >>> import jax
@@ -33,12 +39,15 @@ class MLP(nn.Module):
     hidden_sizes: Sequence[int]
     num_outputs: int
     activation_fn: Callable[[Array], Array] = nn.relu
+    dropout_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, deterministic: bool = True) -> Array:
+        checks.check_weight("dropout_rate", self.dropout_rate)
         x = jnp.reshape(x, -1)
         for size in self.hidden_sizes:
             x = self.activation_fn(dense(size, x))
+            x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)
         return dense(self.num_outputs, x)
 
 

@@ -2,7 +2,15 @@
 
 from kd.streams.blocks import BlockState, blocks
 from kd.streams.chains import ChainsState, ChainState, bag, chain, parallel_chains
-from kd.streams.composition import map_batch, merge, numbered, with_masks, with_noise, with_signs
+from kd.streams.composition import (
+    map_batch,
+    merge,
+    numbered,
+    with_keys,
+    with_masks,
+    with_noise,
+    with_signs,
+)
 from kd.streams.expectations import (
     ExpectationsState,
     estimate_bytes,
@@ -43,6 +51,7 @@ __all__ = [
     "parallel_chains",
     "posterior_expectations",
     "resample",
+    "with_keys",
     "with_masks",
     "with_noise",
     "with_signs",

@@ -82,6 +82,40 @@ def with_noise(
     return Stream(stream.init, next_)
 
 
+def with_keys(stream: Stream, *, name: str = "key") -> Stream:
+    """Adds a fresh key for each input, `[B]`: what dropout draws from.
+
+    An `Update` is deterministic, so what an objective draws comes with the batch.
+
+    Args:
+      stream: batches with inputs under `"x"`.
+      name: of the keys' entry.
+
+    Raises:
+      ValueError: when traced, if a batch has an entry of that name.
+
+    Example:
+      >>> from kd import models, streams
+      >>> stream = with_keys(streams.gaussian_noise((4,), 3))
+      >>> _, batch = stream.next(jax.random.key(1), stream.init(jax.random.key(0)))
+      >>> model = models.MLP((50,), 2, dropout_rate=0.5)
+      >>> params = model.init(jax.random.key(2), batch["x"][0])
+      >>> apply = lambda x, key: model.apply(
+      ...     params, x, deterministic=False, rngs={"dropout": key})
+      >>> jax.vmap(apply)(batch["x"], batch["key"]).shape
+      (3, 2)
+    """
+
+    def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
+        stream_key, own_key = jax.random.split(key)
+        state, batch = stream.next(stream_key, state)
+        if name in batch:
+            raise ValueError(f"the stream has {name!r} in a batch already.")
+        return state, {**batch, name: jax.random.split(own_key, len(batch["x"]))}
+
+    return Stream(stream.init, next_)
+
+
 def with_masks(stream: Stream, *, side: int) -> Stream:
     """Puts a fresh square of zeros on every image `"x"` of every batch, all places as likely.
 

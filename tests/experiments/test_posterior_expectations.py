@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import study_runs
 from PIL import Image
@@ -23,7 +24,7 @@ from experiments.posterior_expectations import (
 )
 from experiments.posterior_expectations.judging import Judged
 from experiments.posterior_expectations.settings import Chain, Settings, Student
-from kd import data, metrics
+from kd import data, metrics, models
 from kd.export import load_student
 
 MODULE = "experiments.posterior_expectations"
@@ -236,7 +237,7 @@ def test_one_class_is_refused(tmp_path):
         {"teacher": "cyclical", "num_members": 6, "num_cycles": 3, "num_steps": 48},
         {"teacher": "sghmc", "num_chains": 2},
         {"student": "predictive", "estimator": "current", "fresh_masks": "true"},
-        {"unlabelled": "digits", "input_noise": 0, "student_decay": 1e-3},
+        {"unlabelled": "digits", "input_noise": 0, "student_decay": 1e-3, "clip_norm": 1},
     ],
     ids=lambda given: next(iter(given.values())),
 )
@@ -328,6 +329,8 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         ({"mask_rate": "0.3,0.30000001"}, "two values of --mask_rate are the same, to six"),
         ({"unit_multiplier": "1,1.00000001"}, "two values of --channel_multiplier, --unit"),
         ({"student": "both,both"}, "--student has both twice."),
+        ({"dropout": "0.5,0.5"}, "--dropout has 0.5 twice."),
+        ({"dropout": "1"}, "--dropout"),
         ({"model": "cnn"}, "--model=cnn: an image of 2 x 2 is too small for kernels of 4"),
         ({"cache_gb": 1e-9}, "the estimates at 1,200 examples would take"),
         ({"mask_rate": 1.5}, "--mask_rate"),
@@ -415,6 +418,13 @@ def test_every_experiment_has_chains_and_students_of_its_own():
         *(f"both,running,{k}" for k in ("1x1", "1x4", "2x1", "2x4")),
         "both,running,2x4,0.1",
     ]
+    given = {"student": "both", "estimator": "current", "dropout": "0,0.5"}
+    dropped = settings_of(given, "paper")
+    assert [one.name for one in dropped.students()] == [
+        "both,current,1x1",
+        "both,current,1x1,dropout0.5",
+    ]
+    assert list(tables.labels(dropped).values()) == ["plain", "dropout 0.5"]
 
 
 def test_masks_are_drawn_once_and_apart():
@@ -571,6 +581,43 @@ def test_objectives_by_hand():
     off = np.abs(softplus(z[:, 3]) - np.asarray(batch["entropy.running"])).mean()
     cross_entropy = -np.mean(np.sum(probs * log_softmax(z[:, :3]), axis=1))
     assert found == pytest.approx(cross_entropy + off + 0.7 * norms, rel=1e-5)
+
+
+def test_dropout_is_of_the_objective_and_not_of_the_answers():
+    """Each input's own key; what is exported and judged is the whole network."""
+    student = Student("predictive", "current", 1, 1, dropout=0.5)
+    settings = settings_of(TINY | {"hidden_sizes": 500})
+    model = networks.of_student(settings, student, 3)
+    params = model.init(jax.random.key(0), jnp.zeros(4))
+    x = jnp.ones((2, 4))
+    probs = jnp.full((2, 3), 1 / 3)
+    keys = jax.random.split(jax.random.key(1), 2)
+    batch = {"x": x, "step": jnp.array(0), "probs.current": probs, "key": keys}
+    found = students.objective_of(settings, student, model)(params, batch)
+    by_hand = []
+    for one, key in zip(x, keys, strict=True):
+        outputs = model.apply(params, one, deterministic=False, rngs={"dropout": key})
+        by_hand.append(-jnp.mean(jax.nn.log_softmax(outputs)))
+    assert by_hand[0] != by_hand[1]
+    assert float(found) == pytest.approx(float(jnp.mean(jnp.array(by_hand))), rel=1e-6)
+    whole = jax.nn.log_softmax(models.MLP((500,), 3).apply(params, x[0]))
+    np.testing.assert_allclose(students.answer_fn(student, model)(params, x[0]), whole, rtol=1e-6)
+
+
+def test_gradients_are_clipped_before_adam():
+    settings = settings_of(TINY | {"clip_norm": 0.5})
+    student = Student("entropy", "running", 1, 1)
+    model = networks.of_student(settings, student, 3)
+    update = students.update_of(settings, student, model, rate=0.1, num_steps=4)
+    state = update.init(model.init(jax.random.key(0), jnp.zeros(4)))
+    batch = {"x": 1e3 * jnp.ones((1, 4)), "step": jnp.array(0), "entropy.running": jnp.ones(1)}
+    state, _ = update.apply(state, batch)
+    (adam,) = (
+        part
+        for part in jax.tree.leaves(state.optimizer, is_leaf=lambda part: hasattr(part, "mu"))
+        if hasattr(part, "mu")
+    )
+    assert float(optax.tree.norm(adam.mu)) == pytest.approx(0.1 * 0.5, rel=1e-4)
 
 
 def test_the_rate_is_halved_and_the_proximal_step_follows_it():

@@ -100,3 +100,25 @@ def test_heads_are_a_distribution_and_a_positive_number():
     for bad in (jnp.zeros((2, 3)), jnp.zeros(1)):
         with pytest.raises(ValueError, match="outputs"):
             predictive_and_entropy(bad)
+
+
+def test_dropout_is_of_whole_channels_and_of_units():
+    """Ones convolved with ones: each channel is one number everywhere, or nowhere."""
+    model = CNN((200,), (300,), 200 * 4, kernel_size=1, dropout_rate=0.25)
+    x = jnp.ones((4, 4, 1))
+    layers = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0), x))["params"]
+    layers["Conv_0"]["kernel"] += 1
+    key = {"dropout": jax.random.key(1)}
+    apply = lambda model, params: model.apply({"params": params}, x, deterministic=False, rngs=key)
+    # Without dense layers the channels themselves are seen, place by place.
+    bare = {"Conv_0": layers["Conv_0"], "Dense_0": {"kernel": jnp.eye(800), "bias": jnp.zeros(800)}}
+    found = np.asarray(apply(model.clone(hidden_sizes=()), bare)).reshape(4, 200)
+    assert (found == found[0]).all()
+    assert set(np.unique(found)) == {0.0, np.float32(1 / 0.75)}
+    assert abs((found[0] == 0).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 200)
+    # The dense layer's: its biases are 1, and the outputs read them.
+    layers["Dense_0"]["bias"] += 1
+    layers["Dense_1"]["kernel"] = jnp.eye(300, 800)
+    units = np.asarray(apply(model, layers))[:300]
+    assert abs((units == 0).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 300)
+    assert (units[units > 0] == np.float32(1 / 0.75)).all()

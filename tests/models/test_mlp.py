@@ -77,3 +77,26 @@ def test_weights_and_biases_start_normal_with_variance_one_over_fan_in_plus_one(
                 error = abs(np.mean(z**power) - moment)
                 assert error < 4 * deviation / np.sqrt(z.size), (fan_in, name, power)
     assert tested == 5
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_dropout_scales_what_is_left_and_is_off_by_default(rate):
+    """One hidden layer, read off by an identity: a share of its units is 0, the others larger."""
+    model = MLP((2000,), 2000, dropout_rate=rate)
+    x = jnp.ones(3)
+    params = model.init(jax.random.key(0), x)
+    last = {"kernel": jnp.eye(2000), "bias": jnp.zeros(2000)}
+    params = {"params": {"Dense_0": params["params"]["Dense_0"], "Dense_1": last}}
+    whole = np.asarray(model.apply(params, x))
+    np.testing.assert_array_equal(whole, MLP((2000,), 2000).apply(params, x))
+    rngs = {"dropout": jax.random.key(1)}
+    found = np.asarray(model.apply(params, x, deterministic=False, rngs=rngs))
+    is_dropped = (found == 0) & (whole > 0)
+    assert abs(is_dropped[whole > 0].mean() - rate) <= 4 * np.sqrt(rate * (1 - rate) / 900)
+    np.testing.assert_allclose(found[~is_dropped], whole[~is_dropped] / (1 - rate), rtol=1e-6)
+
+
+def test_a_rate_that_is_none_is_refused():
+    model = MLP((3,), 2, dropout_rate=1.5)
+    with pytest.raises(ValueError, match=r"dropout_rate must be in \[0, 1\], got 1.5"):
+        model.init(jax.random.key(0), jnp.ones(3))

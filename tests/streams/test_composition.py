@@ -64,6 +64,19 @@ def test_signs_are_independent_of_the_inputs():
     assert abs(correlation) < 4 / np.sqrt(4000)
 
 
+def test_with_keys_adds_a_fresh_key_for_each_input_and_changes_nothing_else():
+    inner = streams.resample(DATA, 3)
+    stream = streams.with_keys(inner)
+    bits = streams.map_batch(
+        lambda batch: {**batch, "key": jax.vmap(jax.random.bits)(batch["key"])}, stream
+    )
+    drawn = []
+    for got, batch in zip(collect(bits, 5), collect(inner, 5), strict=True):
+        drawn.append(got.pop("key"))
+        jax.tree.map(np.testing.assert_array_equal, got, batch)
+    assert np.shape(drawn) == (5, 3) and len(np.unique(drawn)) == 15
+
+
 def test_raises():
     inner = streams.gaussian_noise((1,), 2)
     with pytest.raises(ValueError, match="num_projections must be at least 1, got 0"):
@@ -144,5 +157,7 @@ def test_limits_of_noise_that_are_none_are_refused(limits):
 def test_what_a_batch_has_is_not_overwritten():
     with pytest.raises(ValueError, match="has 'x' in a batch already"):
         collect(streams.numbered(streams.resample(DATA, 2), "x"), 1)
+    with pytest.raises(ValueError, match="has 'y' in a batch already"):
+        collect(streams.with_keys(streams.resample(DATA, 2), name="y"), 1)
     with pytest.raises(TypeError, match="x must be floating"):
         collect(streams.with_noise(streams.resample({"x": jnp.arange(4)}, 2), scale=0.1), 1)
