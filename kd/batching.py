@@ -1,11 +1,14 @@
-"""Replicas of one function in two ways, rows of a data set, a `cond` that survives `vmap`."""
+"""Replicas of one function in two ways, rows of a data set, and what `vmap` should do otherwise."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from kd import checks
 from kd.types import Array, PyTree
@@ -96,3 +99,60 @@ def cond_any(needed: Array, refill_fn: Callable[[PyTree], PyTree], state: PyTree
         return state, jax.tree.map(lambda _: True, state)
 
     return choose(needed, state)
+
+
+def with_batched(
+    fn: Callable[..., Array], batched_fn: Callable[..., Array]
+) -> Callable[..., Array]:
+    """A function that `vmap` over its first argument alone replaces by another.
+
+    For what is faster in a layout of the batch's own than with a new leading axis. Unlike
+    `jax.custom_batching.custom_vmap` it has derivatives of every order and direction: of a `vmap`
+    they are those of `batched_fn`; within a `vmap`, and wherever another argument is batched, `fn`
+    does all.
+
+    Args:
+      fn: arrays to one array.
+      batched_fn: the same of a batch along the *last* axis of its first argument and of its result.
+
+    Returns:
+      A function of the same arguments.
+
+    Example:
+      >>> double = with_batched(lambda x: 2 * x, lambda x: x + x)
+      >>> jax.make_jaxpr(jax.vmap(double))(jnp.ones(3)).eqns[0].primitive.name
+      'add'
+    """
+    return lambda *args: _batched_p.bind(*args, fn=fn, batched_fn=batched_fn)
+
+
+def _apply(*args: Array, fn: Callable[..., Array], batched_fn: Callable[..., Array]) -> Array:
+    del batched_fn
+    return fn(*args)
+
+
+def _shape_of(*args: Any, fn: Callable[..., Array], batched_fn: Callable[..., Array]) -> Any:
+    shapes = [jax.ShapeDtypeStruct(arg.shape, arg.dtype) for arg in args]
+    found = jax.eval_shape(partial(_apply, fn=fn, batched_fn=batched_fn), *shapes)
+    return jax.core.ShapedArray(found.shape, found.dtype)
+
+
+def _differentiate(primals: Any, tangents: Any, **fns: Any) -> tuple[Array, Array]:
+    tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
+    return jax.jvp(partial(_apply, **fns), tuple(primals), tuple(tangents))
+
+
+def _batch(args: Any, dims: Any, **fns: Any) -> tuple[Array, int]:
+    first, *others = (dim is not None for dim in dims)
+    if first and not any(others):
+        found = fns["batched_fn"](jnp.moveaxis(args[0], dims[0], -1), *args[1:])
+        return found, jnp.ndim(found) - 1
+    return jax.vmap(partial(_apply, **fns), tuple(dims))(*args), 0
+
+
+_batched_p = Primitive("with_batched")
+_batched_p.def_impl(_apply)
+_batched_p.def_abstract_eval(_shape_of)
+ad.primitive_jvps[_batched_p] = _differentiate
+batching.primitive_batchers[_batched_p] = _batch
+mlir.register_lowering(_batched_p, mlir.lower_fun(_apply, multiple_results=False))

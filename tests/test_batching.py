@@ -1,11 +1,11 @@
-"""kd.batching: replicas by a loop or side by side, and a branch that stays one under vmap."""
+"""kd.batching: replicas by a loop or side by side; what `vmap` does otherwise than by itself."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd.batching import cond_any, over_replicas, take_rows
+from kd.batching import cond_any, over_replicas, take_rows, with_batched
 
 
 def halve_and_count(calls):
@@ -149,3 +149,76 @@ def test_take_rows_takes_rows_of_every_leaf():
         found = take_rows(data, jnp.array(index, jnp.int32))
         for name, leaf in data.items():
             np.testing.assert_array_equal(found[name], np.asarray(leaf)[np.array(index, int)])
+
+
+def scaled_sine(calls):
+    """`w sin(x)` of a vector, in two forms that say when they are traced."""
+
+    def one(x, w):
+        calls.append("one")
+        return w * jnp.sin(x)
+
+    def many(x, w):
+        calls.append("many")
+        return w[:, None] * jnp.sin(x)
+
+    return with_batched(one, many)
+
+
+PLAIN = lambda x, w: w * jnp.sin(x)
+W, X = jnp.array([1.0, -2.0, 0.5]), jnp.linspace(-1, 2, 15).reshape(5, 3)
+TRANSFORMS = {
+    "value": (lambda fn: fn(X[0], W), False),
+    "batch": (lambda fn: jax.vmap(lambda x: fn(x, W))(X), True),
+    "batch along another axis": (lambda fn: jax.vmap(lambda x: fn(x, W), 1, 1)(X.T), True),
+    "gradient of a batch": (
+        lambda fn: jax.grad(lambda w: jnp.sum(jax.vmap(lambda x: fn(x, w))(X) ** 2))(W),
+        True,
+    ),
+    "gradients of each": (
+        lambda fn: jax.vmap(lambda x: jax.grad(lambda w: jnp.sum(fn(x, w) ** 2))(W))(X),
+        False,
+    ),
+    "input Jacobian of each": (
+        lambda fn: jax.vmap(lambda x: jax.jacrev(lambda x: fn(x, W))(x))(X),
+        False,
+    ),
+    "forward mode": (
+        lambda fn: jax.jvp(lambda w: jax.vmap(lambda x: fn(x, w))(X), (W,), (2 * W,))[1],
+        True,
+    ),
+    "Hessian-vector product": (
+        lambda fn: jax.jvp(
+            jax.grad(lambda w: jnp.sum(jax.vmap(lambda x: fn(x, w))(X) ** 4)), (W,), (2 * W,)
+        )[1],
+        True,
+    ),
+    "of one input": (
+        lambda fn: jax.jvp(jax.grad(lambda x: jnp.sum(fn(x, W) ** 4)), (X[0],), (X[1],))[1],
+        False,
+    ),
+    "weights batched": (lambda fn: jax.vmap(lambda w: fn(X[0], w))(jnp.stack([W, 2 * W])), False),
+    "both batched": (lambda fn: jax.vmap(fn)(X, jnp.stack([W] * 5)), False),
+    "weights over inputs": (
+        lambda fn: jax.vmap(lambda w: jax.vmap(lambda x: fn(x, w))(X))(jnp.stack([W, 2 * W])),
+        True,
+    ),
+    "in a loop": (
+        lambda fn: jax.grad(
+            lambda w: jnp.sum(jax.lax.map(lambda x: fn(x, w), X, batch_size=2) ** 2)
+        )(W),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_function_with_a_form_for_batches(name, wrap):
+    """Every transformation gives what it gives of the plain function, by the form expected."""
+    transform, is_batched = TRANSFORMS[name]
+    calls = []
+    fn = scaled_sine(calls)
+    found = wrap(lambda: transform(fn))()
+    np.testing.assert_allclose(found, transform(PLAIN), rtol=1e-5, atol=1e-6)
+    assert ("many" in calls) == is_batched

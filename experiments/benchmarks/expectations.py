@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import util
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from kd import inference, losses, models, samplers, streams, training
 from kd.hoisting import hoisted_jit
 from kd.inference import Expectation
 from kd.inference.expectations import Estimator
-from kd.models.cnn import convolve, max_pool
+from kd.models.convolution import convolve_and_pool
 from kd.types import Array, Batch, PyTree, Sampler, Stream, Update
 
 NUM_EXAMPLES, NUM_CLASSES, BATCH, THIN = 2000, 10, 100, 100
@@ -89,10 +90,15 @@ def convolution() -> list[Ratio]:
         def loss(kernels: list[Array]) -> Array:
             x = images
             for kernel in kernels:
-                options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "method": method}
-                x = jax.vmap(lambda x: max_pool(x, 2))(
-                    convolve(x, kernel, (1, 1), "VALID", **options)
+                layer = partial(
+                    convolve_and_pool,
+                    kernel=kernel,
+                    bias=jnp.zeros(kernel.shape[-1]),
+                    pool_size=2,
+                    activation_fn=jax.nn.relu,
+                    method=method,
                 )
+                x = jax.vmap(layer)(x)
             return jnp.sum(jnp.square(x))
 
         def step(_, kernels: list[Array]) -> list[Array]:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from kd import checks
+from kd.models.convolution import ConvolveAndPool
 from kd.models.mlp import dense
 from kd.types import Array
 
@@ -62,22 +62,16 @@ class CNN(nn.Module):
             checks.check_count(name, getattr(self, name))
         for size in (*self.channels, *self.hidden_sizes):
             checks.check_count("each of channels and hidden_sizes", size)
-        for size in self.channels:
+        for index, size in enumerate(self.channels):
             if min(x.shape[:2]) < self.kernel_size + self.pool_size - 1:
                 raise ValueError(
                     f"an image of {x.shape[0]} x {x.shape[1]} is too small for kernels of "
                     f"{self.kernel_size} and pooling by {self.pool_size}."
                 )
-            init_fn = nn.initializers.normal((self.kernel_size**2 * x.shape[-1] + 1) ** -0.5)
-            x = nn.Conv(
-                size,
-                (self.kernel_size, self.kernel_size),
-                padding="VALID",
-                kernel_init=init_fn,
-                bias_init=init_fn,
-                conv_general_dilated=convolve,
-            )(x)
-            x = max_pool(self.activation_fn(x), self.pool_size)
+            layer = ConvolveAndPool(
+                size, self.kernel_size, self.pool_size, self.activation_fn, name=f"Conv_{index}"
+            )
+            x = layer(x)
             whole_channels = nn.Dropout(self.dropout_rate, broadcast_dims=(0, 1))
             x = whole_channels(x, deterministic=deterministic)
         x = jnp.reshape(x, -1)
@@ -85,45 +79,3 @@ class CNN(nn.Module):
             x = self.activation_fn(dense(size, x))
             x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)
         return dense(self.num_outputs, x)
-
-
-def convolve(images: Array, kernel: Array, *args, method: str = "auto", **options) -> Array:
-    """A convolution of stride 1 without padding, `[B, H, W, channels]`, for `flax.linen.Conv`.
-
-    Args:
-      images: `[B, H, W, channels]`. Gradients flow through.
-      kernel: `[h, w, channels, outputs]`. Gradients flow through.
-      *args, **options: as `flax.linen.Conv` gives them to `jax.lax.conv_general_dilated`.
-      method: "patches" is one matrix product with all patches, "native" is XLA's; "auto" is the
-        first on a CPU, where XLA's gradients take several times as long within a loop, and
-        the second elsewhere.
-
-    Raises:
-      ValueError: if `method` is another word.
-    """
-    checks.check_choice("method", method, ("auto", "patches", "native"))
-    if method == "auto":
-        method = "patches" if jax.default_backend() == "cpu" else "native"
-    if method == "native":
-        return jax.lax.conv_general_dilated(images, kernel, *args, **options)
-    height, width = (images.shape[i + 1] - kernel.shape[i] + 1 for i in range(2))
-    patches = jnp.concatenate(
-        [
-            images[:, row : row + height, column : column + width]
-            for row in range(kernel.shape[0])
-            for column in range(kernel.shape[1])
-        ],
-        axis=-1,
-    )
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
-
-
-def max_pool(image: Array, size: int) -> Array:
-    """The largest of each square of an image `[H, W, channels]`; the rest of it is dropped.
-
-    By reshaping: XLA's windows take many times as long to differentiate on a CPU.
-    """
-    height, width, channels = image.shape
-    rows, columns = height // size, width // size
-    squares = image[: rows * size, : columns * size].reshape(rows, size, columns, size, channels)
-    return jnp.max(squares, axis=(1, 3))

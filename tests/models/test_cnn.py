@@ -1,5 +1,7 @@
 """CNN against a loop over pixels; heads."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import oracles
 import pytest
 
 from kd.models import CNN, predictive_and_entropy
-from kd.models.cnn import convolve
+from kd.models.convolution import convolve_and_pool
 
 
 def forward(params, x, kernel_size, pool_size):
@@ -56,25 +58,43 @@ def test_the_papers_sizes(multiplier, size):
 
 
 @pytest.mark.parametrize("size", [1, 3, 4])
-def test_both_ways_to_convolve_agree_with_their_gradients(size):
-    keys = jax.random.split(jax.random.key(size), 3)
-    images = jax.random.normal(keys[0], (2, 7, 6, 3))
-    kernel = jax.random.normal(keys[1], (size, size, 3, 5))
-    cotangent = jax.random.normal(keys[2], (2, 8 - size, 7 - size, 5))
-    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-    found = {}
-    for method in ("patches", "native"):
-        value, vjp = jax.vjp(
-            lambda x, k, method=method: convolve(x, k, (1, 1), "VALID", method=method, **options),
-            *(images, kernel),
+def test_every_way_to_convolve_agrees_with_its_gradients(size):
+    """Of a batch and, within `vmap`, of single images, which patches lay out otherwise."""
+    keys = jax.random.split(jax.random.key(size), 4)
+    images = jax.random.normal(keys[0], (5, 8, 7, 3))
+    kernel = jax.random.normal(keys[1], (size, size, 3, 4))
+    bias = jax.random.normal(keys[2], (4,))
+    rows, columns = (9 - size) // 2, (8 - size) // 2
+    cotangents = jax.random.normal(keys[3], (5, rows, columns, 4))
+
+    def value(method, kernel, bias, images, cotangents):
+        found = convolve_and_pool(
+            images, kernel, bias, pool_size=2, activation_fn=jnp.tanh, method=method
         )
-        found[method] = (value, vjp(cotangent))
-    jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4),
-        *(found["patches"], found["native"]),
-    )
+        return jnp.sum(found * cotangents), found
+
+    slopes = {}
+    for method in ("patches", "native"):
+        fn = partial(value, method)
+
+        def of_batch(*args, fn=fn):
+            each, found = jax.vmap(lambda *pair: fn(*args[:2], *pair))(args[2], cotangents)
+            return jnp.sum(each), found
+
+        slopes[method, "batch"] = jax.grad(of_batch, (0, 1, 2), has_aux=True)(kernel, bias, images)
+        each, found = jax.vmap(jax.grad(fn, (0, 1, 2), has_aux=True), (None, None, 0, 0))(
+            kernel, bias, images, cotangents
+        )
+        slopes[method, "each"] = (*(jnp.sum(g, axis=0) for g in each[:2]), each[2]), found
+    expected = slopes.pop(("native", "each"))
+    assert expected[1].shape == cotangents.shape
+    for found in slopes.values():
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5),
+            *(found, expected),
+        )
     with pytest.raises(ValueError, match="method must be one of auto, patches, native"):
-        convolve(images, kernel, method="fft")
+        value("fft", kernel, bias, images[0], cotangents[0])
 
 
 def test_initial_scales():

@@ -1,0 +1,140 @@
+"""A convolution with its pooling, fast on every platform, as one layer."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd import checks
+from kd.batching import with_batched
+from kd.types import Array
+
+METHODS = ("auto", "patches", "native")
+
+
+class ConvolveAndPool(nn.Module):
+    r"""A layer of `convolve_and_pool`; weights and biases start :math:`\mathcal{N}(0, 1/(fan+1))`.
+
+    Attributes:
+      num_outputs: channels.
+      kernel_size: side of the kernels, pixels.
+      pool_size: side of the squares, pixels.
+      activation_fn: elementwise.
+    """
+
+    num_outputs: int
+    kernel_size: int
+    pool_size: int
+    activation_fn: Callable[[Array], Array]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1])
+        fan_in = shape[0] * shape[1] * shape[2]
+        init_fn = nn.initializers.normal((fan_in + 1) ** -0.5)
+        kernel = self.param("kernel", init_fn, (*shape, self.num_outputs))
+        bias = self.param("bias", init_fn, (self.num_outputs,))
+        return convolve_and_pool(
+            x, kernel, bias, pool_size=self.pool_size, activation_fn=self.activation_fn
+        )
+
+
+def convolve_and_pool(
+    image: Array,
+    kernel: Array,
+    bias: Array,
+    *,
+    pool_size: int,
+    activation_fn: Callable[[Array], Array],
+    method: str = "auto",
+) -> Array:
+    """A convolution of stride 1 without padding, its activation, and the largest of each square.
+
+    Args:
+      image: `[H, W, channels]`. Gradients flow through.
+      kernel: `[h, w, channels, outputs]`. Gradients flow through.
+      bias: `[outputs]`. Gradients flow through.
+      pool_size: side of the squares, pixels; the rest of the image is dropped.
+      activation_fn: elementwise.
+      method: "patches" is one matrix product with all patches, and a `vmap` over images has the
+        images along the last axis, where all that is done by pixel is contiguous; "native" is
+        XLA's convolution; "auto" is the first on a CPU, where XLA's gradients take several times as
+        long within a loop, and the second elsewhere.
+
+    Returns:
+      `[(H - h + 1) // pool_size, (W - w + 1) // pool_size, outputs]`.
+
+    Raises:
+      ValueError: if `method` is another word.
+    """
+    checks.check_choice("method", method, METHODS)
+    if method == "auto":
+        method = "patches" if jax.default_backend() == "cpu" else "native"
+    options = {"pool_size": pool_size, "activation_fn": activation_fn}
+    if method == "native":
+        return _one(image, kernel, bias, convolve_fn=_native, **options)
+    one = partial(_one, convolve_fn=_patches, **options)
+    return with_batched(one, partial(_batch, **options))(image, kernel, bias)
+
+
+def _one(
+    image: Array,
+    kernel: Array,
+    bias: Array,
+    *,
+    convolve_fn: Callable[[Array, Array], Array],
+    pool_size: int,
+    activation_fn: Callable[[Array], Array],
+) -> Array:
+    return _pool(activation_fn(convolve_fn(image, kernel) + bias[None, None]), pool_size)
+
+
+def _native(image: Array, kernel: Array) -> Array:
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        image[None], kernel, (1, 1), "VALID", dimension_numbers=dimensions
+    )[0]
+
+
+def _patches(image: Array, kernel: Array) -> Array:
+    patches = jnp.concatenate(_shifted(image, kernel.shape), axis=-1)
+    return patches @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _batch(
+    images: Array,
+    kernel: Array,
+    bias: Array,
+    *,
+    pool_size: int,
+    activation_fn: Callable[[Array], Array],
+) -> Array:
+    """Of `[H, W, channels, B]`, within as `[channels, H, W, B]`."""
+    patches = jnp.stack([jnp.moveaxis(x, 2, 0) for x in _shifted(images, kernel.shape)])
+    flat = patches.reshape(-1, images.shape[-1] * patches.shape[2] * patches.shape[3])
+    found = kernel.reshape(-1, kernel.shape[-1]).T @ flat
+    found = found.reshape(-1, *patches.shape[2:]) + bias[:, None, None, None]
+    pooled = jax.vmap(lambda x: _pool(x, pool_size))(activation_fn(found))
+    return jnp.moveaxis(pooled, 0, 2)
+
+
+def _shifted(image: Array, shape: tuple[int, ...]) -> list[Array]:
+    """The image by each of the kernel's places, `[H - h + 1, W - w + 1, ...]`."""
+    height, width = (image.shape[axis] - shape[axis] + 1 for axis in range(2))
+    return [
+        image[row : row + height, column : column + width]
+        for row in range(shape[0])
+        for column in range(shape[1])
+    ]
+
+
+def _pool(image: Array, size: int) -> Array:
+    """The largest of each square of `[H, W, ...]`, the rest dropped.
+
+    By reshaping: XLA's windows take many times as long to differentiate on a CPU.
+    """
+    rows, columns = (image.shape[axis] // size for axis in range(2))
+    squares = image[: rows * size, : columns * size]
+    return jnp.max(squares.reshape(rows, size, columns, size, *image.shape[2:]), axis=(1, 3))
