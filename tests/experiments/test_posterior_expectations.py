@@ -1,52 +1,27 @@
 """experiments.posterior_expectations: runs, resumed; figures of merit, faults."""
 
-import dataclasses
 import signal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import study_runs
+from expectation_settings import TINY, loaded_digits, settings_of
 from PIL import Image
-from scipy import special
 
-from experiments.flags import resolve
 from experiments.posterior_expectations import (
     inputs,
-    networks,
     showing,
-    students,
     tables,
     teachers,
 )
-from experiments.posterior_expectations.judging import Judged
-from experiments.posterior_expectations.settings import Chain, Settings, Student
-from kd import data, metrics, models
+from kd import data
 from kd.export import load_student
 
 MODULE = "experiments.posterior_expectations"
-TINY = {
-    "hidden_sizes": "8,8",
-    "num_steps": 60,
-    "burn_in": 20,
-    "thin": 5,
-    "test_thin": 4,
-    "fine_tune_steps": 3,
-}
 ONE = TINY | {"student": "both", "estimator": "running"}
 FOUR = [f"{kind},{one},1x1" for kind in ("both", "dirichlet") for one in ("current", "running")]
-
-
-def settings_of(given, preset="quick"):
-    return resolve(Settings, preset, {name: str(value) for name, value in given.items()})
-
-
-def loaded_digits():
-    digits = data.load("digits")
-    return inputs.Loaded(digits, digits.train_x, {})
 
 
 def nll_of_file(finished, name, given):
@@ -189,6 +164,29 @@ def test_masks_and_sizes_in_one_figure(tmp_path):
     check_figures(finished, names | {"robustness.png"})
     for group in groups:
         assert f"nll[{group},teacher]" in finished.values()
+
+
+def test_many_masks_and_sizes_are_crossed(capsys, tmp_path):
+    """The NLL less the teacher's, and what is missing as a dash; within 80 columns."""
+    settings = settings_of({"experiment": 2, "num_repeats": 1}, "paper")
+    rows = tables.mask_rows(settings, np.zeros((1, 28, 28, 1)))
+    for number, chain in enumerate(settings.chains()):
+        group = tables.name_of(chain)
+        rows.append(tables.mean_row(f"nll[{group},teacher]", np.array([1.0]), "nats"))
+        name = f"nll[{group},predictive,running,1x1]"
+        if number:
+            rows.append(tables.mean_row(name, np.array([1 + number / 100]), "nats"))
+    summary = {"seconds": 1.0, "rows": [row._asdict() for row in rows]}
+    showing.show(summary, settings, tmp_path)
+    shown = capsys.readouterr().out
+    table = shown[shown.index("predictive running: NLL less the teacher's") :].splitlines()
+    assert max(map(len, shown.splitlines()[:-2])) <= 80
+    assert table[2].split()[1::2][1:] == ["10,000", "20,000", "30,000", "60,000"]
+    cells = [[cell.strip() for cell in table[i].split("│")[1:-1]] for i in (4, 9)]
+    assert cells[0] == ["0 %", "–", "0.0100", "0.0200", "0.0300"]
+    # 26 pixels.
+    assert cells[1] == ["86.2 %", "0.2000", "0.2100", "0.2200", "0.2300"]
+    assert "entropy running" not in shown
 
 
 # Runs that have little to show.
@@ -389,277 +387,3 @@ def test_a_teacher_that_diverges_names_the_step_size(teacher, tmp_path):
     given = TINY | {"step_size": 10, "teacher": teacher}
     line = study_runs.refusal(tmp_path / "run", given, module=MODULE)
     assert "the chain diverged" in line and f"--step_size=10 is too large for {teacher}" in line
-
-
-# Settings and data.
-
-
-def test_every_experiment_has_chains_and_students_of_its_own():
-    found = {
-        experiment: settings_of({"experiment": experiment, "num_repeats": "1"}, "paper")
-        for experiment in "1234"
-    }
-    assert len(found["2"].chains()) == 24 and found["1"].chains() == [Chain(0.0, 0, 0)]
-    assert found["4"].chains() == [Chain(0.29, 0, 0)]
-    assert {one.kind for one in found["2"].students()} == {"predictive", "entropy"}
-    assert {one.kind for one in found["4"].students()} == {"both", "dirichlet"}
-    searched = found["3"].students()
-    assert [s.unit_multiplier for s in searched if not s.strength] == [0.5, 1, 2, 4]
-    assert {s.unit_multiplier for s in searched if s.strength} == {4.0}
-    given = {
-        "experiment": "3",
-        "model": "cnn",
-        "channel_multiplier": "1,2",
-        "unit_multiplier": "1,4",
-        "regularizer_strength": "0.1",
-    }
-    names = [student.name for student in settings_of(given, "paper").students()]
-    assert names == [
-        *(f"both,running,{k}" for k in ("1x1", "1x4", "2x1", "2x4")),
-        "both,running,2x4,0.1",
-    ]
-    given = {"student": "both", "estimator": "current", "dropout": "0,0.5"}
-    dropped = settings_of(given, "paper")
-    assert [one.name for one in dropped.students()] == [
-        "both,current,1x1",
-        "both,current,1x1,dropout0.5",
-    ]
-    assert list(tables.labels(dropped).values()) == ["plain", "dropout 0.5"]
-
-
-def test_masks_are_drawn_once_and_apart():
-    settings, loaded = settings_of({"mask_rate": 0.29}), loaded_digits()
-    chain = settings.chains()[0]
-    found, unlabelled = inputs.data_of(settings, loaded, chain)
-    again, _ = inputs.data_of(settings, loaded, chain)
-    np.testing.assert_array_equal(found.train_x, again.train_x)
-    assert not np.array_equal(found.train_x, unlabelled)
-    share = np.mean(inputs.masked(settings, np.ones((50, 28, 28, 1)), chain, "test") == 0)
-    # 15 pixels, as in the paper.
-    assert share == pytest.approx((15 / 28) ** 2) and share == pytest.approx(0.29, abs=0.01)
-    dataset, unlabelled = inputs.data_of(settings, loaded, chain._replace(train_size=100))
-    assert len(dataset.train_x) == 100 and len(unlabelled) == 1200
-    fresh = dataclasses.replace(settings, fresh_masks=True)
-    _, unlabelled = inputs.data_of(fresh, loaded, chain)
-    np.testing.assert_array_equal(unlabelled, loaded.unlabelled)
-
-
-def test_small_grey_images_stand_in_the_middle_of_black_ones():
-    images = np.random.default_rng(0).uniform(0.1, 1, size=(2, 3, 4, 1))
-    found = inputs.padded(images, (6, 6, 3))
-    assert found.shape == (2, 6, 6, 3) and np.sum(found > 0) == 2 * 3 * 4 * 3
-    for channel in range(3):
-        np.testing.assert_array_equal(found[:, 1:4, 1:5, channel], images[..., 0])
-    for shape in ((2, 4, 1), (3, 4, 1)):
-        np.testing.assert_array_equal(inputs.padded(images, shape), images)
-    in_colour = np.ones((2, 3, 4, 3))
-    assert inputs.padded(in_colour, (6, 6, 3)).shape == in_colour.shape
-
-
-def test_networks_are_the_papers():
-    count = lambda model, shape: sum(
-        leaf.size for leaf in jax.tree.leaves(model.init(jax.random.key(0), jnp.zeros(shape)))
-    )
-    for name, shape, size in (
-        ("fcnn", (28, 28, 1), 478_410),
-        ("cnn", (28, 28, 1), 29_880),
-        ("cnn_cifar", (32, 32, 3), 184_808),
-    ):
-        settings = settings_of({"model": name}, "paper")
-        assert count(networks.build(settings, 10), shape) == size
-        both = networks.of_student(settings, Student("both", "running", 2.0, 0.5), 10)
-        first = networks.HIDDEN_SIZES.get(name, (400,))[0]
-        assert both.num_outputs == 11 and both.hidden_sizes[0] == first // 2
-    own = Student("predictive", "current", 1, 1, hidden="30-20")
-    assert networks.of_student(settings_of({}), own, 10).hidden_sizes == (30, 20)
-
-
-def test_readings_of_outputs():
-    outputs = np.random.default_rng(0).normal(size=(5, 4))
-    both = Student("both", "current", 1, 1)
-    log_probs = students.log_probs_of(both, outputs)
-    np.testing.assert_allclose(np.exp(log_probs).sum(1), 1)
-    found = students.uncertainties_of(both, outputs)
-    np.testing.assert_allclose(found.data, np.log1p(np.exp(outputs[:, 3])))
-    np.testing.assert_allclose(found.total, -np.sum(np.exp(log_probs) * log_probs, axis=1))
-    dirichlet = students.uncertainties_of(both._replace(kind="dirichlet"), outputs)
-    np.testing.assert_allclose(dirichlet, metrics.dirichlet_uncertainties(outputs))
-    for kind in ("predictive", "entropy"):
-        assert students.uncertainties_of(both._replace(kind=kind), outputs) is None
-    np.testing.assert_allclose(
-        students.entropy_of(both._replace(kind="entropy"), outputs[:, :1]),
-        np.log1p(np.exp(outputs[:, 0])),
-    )
-
-
-@pytest.mark.parametrize("kind", sorted(students.ANSWERS))
-def test_answers_of_an_export_are_what_is_judged(kind):
-    student, model = Student(kind, "current", 1, 1), nn.Dense(4)
-    params = model.init(jax.random.key(0), jnp.zeros(3))
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
-    found = np.array([students.answer_fn(student, model)(params, one) for one in x], float)
-    outputs = np.array([model.apply(params, one) for one in x], float)
-    log_probs = students.log_probs_of(student, outputs)
-    entropy = students.entropy_of(student, outputs)
-    expected = {
-        "predictive": lambda: log_probs,
-        "entropy": lambda: np.logaddexp(0, outputs),
-        "both": lambda: np.c_[log_probs, entropy],
-        "dirichlet": lambda: outputs,
-    }[kind]()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_temperature_falls_in_the_second_third():
-    settings = settings_of({"temperature": 10, "num_steps": 3000, "thin": 10})
-    found = [
-        float(students.temperature_at(settings, jnp.array(s))) for s in (0, 100, 150, 200, 299)
-    ]
-    np.testing.assert_allclose(found, [10, 10, 5.5, 1, 1])
-
-
-def test_figures_of_merit_by_hand():
-    rng = np.random.default_rng(0)
-    probs, entropy = rng.dirichlet(np.ones(3), size=120), rng.uniform(0.1, 0.5, size=120)
-    labels = rng.integers(3, size=120)
-    teacher = Judged(np.log(probs), entropy, {"test": metrics.uncertainties(probs, entropy)})
-    other = teacher._replace(entropy=entropy + 0.25)
-    found = tables.figures_of({"teacher": teacher, "other": other}, "other", labels, 0)
-    assert found["entropy_mae"] == pytest.approx(0.25 * np.ones(120))
-    assert found["nll"] == pytest.approx(-np.log(probs[np.arange(120), labels]))
-    assert found["accuracy"] == pytest.approx(100 * (probs.argmax(1) == labels))
-    assert found["ndcg.total"] == pytest.approx(1)
-
-
-def objective(given, student, batch):
-    settings = settings_of(TINY | given)
-    model = networks.of_student(settings, student, 3)
-    params = model.init(jax.random.key(0), jnp.zeros(4))
-    found = students.objective_of(settings, student, model)(params, batch)
-    outputs = np.array([model.apply(params, x) for x in batch["x"]], float)
-    return float(found), outputs, params
-
-
-def test_objectives_by_hand():
-    """Of every kind of student, with its regularisers."""
-    rng = np.random.default_rng(0)
-    probs = rng.dirichlet(np.ones(3), size=5)
-    batch = {
-        "x": jnp.asarray(rng.normal(size=(5, 4)), jnp.float32),
-        "step": jnp.array(0),
-        "probs.current": jnp.asarray(probs, jnp.float32),
-        "entropy.running": jnp.asarray(rng.uniform(size=5), jnp.float32),
-    }
-    softplus = lambda z: np.logaddexp(0, z)
-    log_softmax = lambda z: z - np.log(np.exp(z).sum(-1, keepdims=True))
-    predictive = Student("predictive", "current", 1, 1)
-    found, z, params = objective({"student_decay": 0.3}, predictive, batch)
-    squares = sum(np.sum(np.square(np.asarray(x, float))) for x in jax.tree.leaves(params))
-    cross_entropy = -np.mean(np.sum(probs * log_softmax(z), axis=1))
-    assert found == pytest.approx(cross_entropy + 0.15 * squares, rel=1e-5)
-    entropy = Student("entropy", "running", 1, 1)
-    found, z, _ = objective({}, entropy, batch)
-    off = np.abs(softplus(z[:, 0]) - np.asarray(batch["entropy.running"]))
-    assert found == pytest.approx(off.mean(), rel=1e-5)
-    # A Dirichlet one, of two networks' answers; at first at a temperature of 2.
-    members = rng.dirichlet(np.ones(3), size=(5, 2))
-    own = batch | {"log_probs.current": jnp.asarray(np.log(members), jnp.float32)}
-    given = {"temperature": 2, "smoothing": 0.01}
-    found, z, _ = objective(given, Student("dirichlet", "current", 1, 1), own)
-    softer = members**0.5 / (members**0.5).sum(-1, keepdims=True)
-    log_probs = np.log(0.99 * softer + 0.01 / 3).mean(1)
-    alpha = np.exp(z / 2)
-    each = special.gammaln(alpha).sum(1) - special.gammaln(alpha.sum(1))
-    each -= np.sum((alpha - 1) * log_probs, axis=1)
-    assert found == pytest.approx(4 * each.mean(), rel=1e-5)
-    both = Student("both", "current", 1, 1, 0.7)
-    found, z, params = objective({"regularizer": "penalty"}, both, batch)
-    norms = sum(
-        np.linalg.norm(np.asarray(params["params"][f"Dense_{i}"]["kernel"], float), axis=0).sum()
-        for i in range(2)
-    )
-    off = np.abs(softplus(z[:, 3]) - np.asarray(batch["entropy.running"])).mean()
-    cross_entropy = -np.mean(np.sum(probs * log_softmax(z[:, :3]), axis=1))
-    assert found == pytest.approx(cross_entropy + off + 0.7 * norms, rel=1e-5)
-
-
-def test_dropout_is_of_the_objective_and_not_of_the_answers():
-    """Each input's own key; what is exported and judged is the whole network."""
-    student = Student("predictive", "current", 1, 1, dropout=0.5)
-    settings = settings_of(TINY | {"hidden_sizes": 500})
-    model = networks.of_student(settings, student, 3)
-    params = model.init(jax.random.key(0), jnp.zeros(4))
-    x = jnp.ones((2, 4))
-    probs = jnp.full((2, 3), 1 / 3)
-    keys = jax.random.split(jax.random.key(1), 2)
-    batch = {"x": x, "step": jnp.array(0), "probs.current": probs, "key": keys}
-    found = students.objective_of(settings, student, model)(params, batch)
-    by_hand = []
-    for one, key in zip(x, keys, strict=True):
-        outputs = model.apply(params, one, deterministic=False, rngs={"dropout": key})
-        by_hand.append(-jnp.mean(jax.nn.log_softmax(outputs)))
-    assert by_hand[0] != by_hand[1]
-    assert float(found) == pytest.approx(float(jnp.mean(jnp.array(by_hand))), rel=1e-6)
-    whole = jax.nn.log_softmax(models.MLP((500,), 3).apply(params, x[0]))
-    np.testing.assert_allclose(students.answer_fn(student, model)(params, x[0]), whole, rtol=1e-6)
-
-
-def test_gradients_are_clipped_before_adam():
-    settings = settings_of(TINY | {"clip_norm": 0.5})
-    student = Student("entropy", "running", 1, 1)
-    model = networks.of_student(settings, student, 3)
-    update = students.update_of(settings, student, model, rate=0.1, num_steps=4)
-    state = update.init(model.init(jax.random.key(0), jnp.zeros(4)))
-    batch = {"x": 1e3 * jnp.ones((1, 4)), "step": jnp.array(0), "entropy.running": jnp.ones(1)}
-    state, _ = update.apply(state, batch)
-    (adam,) = (
-        part
-        for part in jax.tree.leaves(state.optimizer, is_leaf=lambda part: hasattr(part, "mu"))
-        if hasattr(part, "mu")
-    )
-    assert float(optax.tree.norm(adam.mu)) == pytest.approx(0.1 * 0.5, rel=1e-4)
-
-
-def test_the_rate_is_halved_and_the_proximal_step_follows_it():
-    settings = settings_of(TINY | {"num_halvings": 1, "student_rate": 0.1})
-    student = Student("entropy", "running", 1, 1, 2.0)
-    model = networks.of_student(settings, student, 3)
-    update = students.update_of(settings, student, model, rate=0.1, num_steps=4)
-    params = jax.tree.map(lambda leaf: 100 * leaf, model.init(jax.random.key(0), jnp.zeros(4)))
-    # Nothing to learn: the lasso alone moves the weights, and those of hidden layers alone.
-    x = jnp.zeros((1, 4))
-    target = jax.nn.softplus(model.apply(params, x[0])[0])[None]
-    state = update.init(params)
-    norms = lambda p: np.linalg.norm(np.asarray(p["params"]["Dense_0"]["kernel"]), axis=0)
-    before, falls = norms(params), []
-    for step in range(4):
-        batch = {"x": x, "step": jnp.array(step), "entropy.running": target}
-        state, _ = update.apply(state, batch)
-        falls.append(before - norms(state.params))
-        before = norms(state.params)
-    np.testing.assert_allclose(
-        np.array(falls), np.repeat([[0.2, 0.2, 0.1, 0.1]], 8, 0).T, rtol=0.02
-    )
-
-
-def test_many_masks_and_sizes_are_crossed(capsys, tmp_path):
-    """The NLL less the teacher's, and what is missing as a dash; within 80 columns."""
-    settings = settings_of({"experiment": 2, "num_repeats": 1}, "paper")
-    rows = tables.mask_rows(settings, np.zeros((1, 28, 28, 1)))
-    for number, chain in enumerate(settings.chains()):
-        group = tables.name_of(chain)
-        rows.append(tables.mean_row(f"nll[{group},teacher]", np.array([1.0]), "nats"))
-        name = f"nll[{group},predictive,running,1x1]"
-        if number:
-            rows.append(tables.mean_row(name, np.array([1 + number / 100]), "nats"))
-    summary = {"seconds": 1.0, "rows": [row._asdict() for row in rows]}
-    showing.show(summary, settings, tmp_path)
-    shown = capsys.readouterr().out
-    table = shown[shown.index("predictive running: NLL less the teacher's") :].splitlines()
-    assert max(map(len, shown.splitlines()[:-2])) <= 80
-    assert table[2].split()[1::2][1:] == ["10,000", "20,000", "30,000", "60,000"]
-    cells = [[cell.strip() for cell in table[i].split("│")[1:-1]] for i in (4, 9)]
-    assert cells[0] == ["0 %", "–", "0.0100", "0.0200", "0.0300"]
-    # 26 pixels.
-    assert cells[1] == ["86.2 %", "0.2000", "0.2100", "0.2200", "0.2300"]
-    assert "entropy running" not in shown
