@@ -196,7 +196,7 @@ class Settings:
     burn_in: int = setting(
         1000,
         1000,
-        "B, steps before; cyclical chains have none, but for the first half of each cycle",
+        "B, steps before; of a cyclical chain the first half of each cycle, without noise",
         at_least=0,
         at_most=MOST,
     )

@@ -16,7 +16,7 @@ from kd.data import Dataset
 from kd.training import MonteCarloState
 from kd.types import Array, Batch, Key, LogProbFn, PyTree, Sampler, Stream, Update
 
-SAMPLED = 0.5  # Of a cycle, its end, from which positions are kept.
+SAMPLED = 0.5  # Of a cycle, its end, which has noise, and from which positions are kept.
 
 
 def log_prob_fn_of(settings: Settings, num_classes: int) -> Callable[[PyTree, Array], Array]:
@@ -45,9 +45,9 @@ def chain_of(settings: Settings, dataset: Dataset) -> Sampler:
     """The chain over the teacher's weights."""
     options = {"step_size": settings.step_size}
     if settings.teacher == "cyclical":
-        options["step_size"] = samplers.cyclical_step_size(
-            settings.step_size, num_cycles=settings.num_cycles, num_steps=settings.num_steps
-        )
+        cycles = {"num_cycles": settings.num_cycles, "num_steps": settings.num_steps}
+        options["step_size"] = samplers.cyclical_step_size(settings.step_size, **cycles)
+        options["temperature"] = samplers.cyclical_temperature(**cycles, exploration=1 - SAMPLED)
     make = samplers.sgld
     if settings.teacher == "sghmc":
         make, options = samplers.sghmc, options | {"friction": settings.friction}

@@ -8,6 +8,7 @@ from kd.samplers.gibbs import GibbsInfo, block_gibbs
 from kd.samplers.posteriors import (
     control_variates,
     cyclical_step_size,
+    cyclical_temperature,
     minibatch_log_posterior,
     polynomial_step_size,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "block_gibbs",
     "control_variates",
     "cyclical_step_size",
+    "cyclical_temperature",
     "diagnose",
     "diagnosis_table",
     "fixed",

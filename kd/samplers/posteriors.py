@@ -164,7 +164,42 @@ def cyclical_step_size(
       deep learning", (1).
     """
     checks.check_positive("scale", scale)
+    length = _cycle(num_cycles, num_steps)
+    return lambda step: 0.5 * scale * (jnp.cos(jnp.pi * (step % length) / length) + 1)
+
+
+def cyclical_temperature(
+    *, num_cycles: int, num_steps: int, exploration: float = 0.5
+) -> Callable[[Array], Array]:
+    r"""Temperatures that go with `cyclical_step_size`: 0 as each cycle begins, then 1.
+
+    Without noise large steps look for another mode, which the smaller ones with it then sample.
+
+    Args:
+      num_cycles, num_steps: as for `cyclical_step_size`.
+      exploration: :math:`\beta`, the share of a cycle at temperature 0, in [0, 1].
+
+    Returns:
+      A function of t, the number of steps made: the `temperature` of a sampler.
+
+    Raises:
+      ValueError, TypeError: as `cyclical_step_size`, or if the share is out of range.
+
+    Example:
+      >>> temperature = cyclical_temperature(num_cycles=2, num_steps=8)
+      >>> [float(temperature(jnp.array(t))) for t in range(5)]
+      [0.0, 0.0, 1.0, 1.0, 0.0]
+
+    Reference:
+      Zhang, Li, Zhang, Chen and Wilson (2020), "Cyclical stochastic gradient MCMC for Bayesian
+      deep learning", algorithm 1.
+    """
+    length = _cycle(num_cycles, num_steps)
+    checks.check_weight("exploration", exploration)
+    return lambda step: jnp.where(step % length < exploration * length, 0.0, 1.0)
+
+
+def _cycle(num_cycles: int, num_steps: int) -> int:
     checks.check_count("num_steps", num_steps)
     checks.check_count("num_cycles", num_cycles, at_most=num_steps)
-    length = math.ceil(num_steps / num_cycles)
-    return lambda step: 0.5 * scale * (jnp.cos(jnp.pi * (step % length) / length) + 1)
+    return math.ceil(num_steps / num_cycles)

@@ -17,7 +17,7 @@ from kd.types import Array, Batch, Key, PyTree, Sampler, Stream
 
 LogPosteriorFn = Callable[[PyTree, Batch], Array]
 NormalFn = Callable[[Key, tuple[int, ...]], Array]
-StepSize = float | Callable[[Array], Array]
+Schedule = float | Callable[[Array], Array]
 
 
 class SgldState(NamedTuple):
@@ -47,7 +47,7 @@ class SgldInfo(NamedTuple):
       step_size: of this step.
       is_diverged: whether the estimate, or the new position, holds NaN or an infinity: the
         step was too large, or led out of where the posterior is positive. Or whether a schedule
-        gave a step size that is negative or NaN.
+        gave a step size or a temperature that is negative or NaN.
     """
 
     log_posterior: Array
@@ -59,8 +59,8 @@ def sgld(
     log_posterior_fn: LogPosteriorFn,
     data_stream: Stream,
     *,
-    step_size: StepSize,
-    temperature: float = 1.0,
+    step_size: Schedule,
+    temperature: Schedule = 1.0,
     normal_fn: NormalFn = kd.random.normal,
 ) -> Sampler:
     r"""Stochastic-gradient Langevin dynamics.
@@ -80,7 +80,8 @@ def sgld(
       data_stream: minibatches. Each chain has a state of its own.
       step_size: :math:`\varepsilon`, or a schedule from the number of steps made, int32;
         `polynomial_step_size` and `cyclical_step_size` are two.
-      temperature: T; 1 is the posterior, less is colder, 0 is gradient ascent.
+      temperature: T; 1 is the posterior, less is colder, 0 is gradient ascent. Or a schedule of it,
+        such as `cyclical_temperature`.
       normal_fn: `(key, shape)` to standard normal numbers. With `jax.random.normal` drawing
         them costs more on a CPU than the gradient of a network.
 
@@ -114,7 +115,7 @@ def sgld(
     """
     _check_options(step_size, temperature)
 
-    def move(key: Key, position, auxiliary, gradient, size) -> tuple[PyTree, PyTree]:
+    def move(key: Key, position, auxiliary, gradient, size, temperature) -> tuple[PyTree, PyTree]:
         noise = normal_like(key, position, normal_fn)
         scale = jnp.sqrt(size * temperature)
         new = jax.tree.map(
@@ -123,18 +124,20 @@ def sgld(
         )
         return new, auxiliary
 
-    return _langevin(log_posterior_fn, data_stream, step_size, lambda position: (), move)
+    return _langevin(
+        *(log_posterior_fn, data_stream, step_size, temperature, lambda position: (), move)
+    )
 
 
 def preconditioned_sgld(
     log_posterior_fn: LogPosteriorFn,
     data_stream: Stream,
     *,
-    step_size: StepSize,
+    step_size: Schedule,
     num_examples: int,
     decay: float = 0.99,
     damping: float = 1e-5,
-    temperature: float = 1.0,
+    temperature: Schedule = 1.0,
     normal_fn: NormalFn = kd.random.normal,
 ) -> Sampler:
     r"""SGLD with a diagonal preconditioner from moving averages of squared gradients.
@@ -193,7 +196,7 @@ def preconditioned_sgld(
     if not 0 <= decay < 1:
         raise ValueError(f"decay must be in [0, 1), got {decay}.")
 
-    def move(key: Key, position, auxiliary, gradient, size) -> tuple[PyTree, PyTree]:
+    def move(key: Key, position, auxiliary, gradient, size, temperature) -> tuple[PyTree, PyTree]:
         noise = normal_like(key, position, normal_fn)
         squares = jax.tree.map(lambda g: jnp.square(g / num_examples), gradient)
         # A negative average is none yet.
@@ -212,16 +215,16 @@ def preconditioned_sgld(
     def start(position: PyTree) -> PyTree:
         return jax.tree.map(lambda x: jnp.full_like(x, -1), position)
 
-    return _langevin(log_posterior_fn, data_stream, step_size, start, move)
+    return _langevin(log_posterior_fn, data_stream, step_size, temperature, start, move)
 
 
 def sghmc(
     log_posterior_fn: LogPosteriorFn,
     data_stream: Stream,
     *,
-    step_size: StepSize,
+    step_size: Schedule,
     friction: float = 0.1,
-    temperature: float = 1.0,
+    temperature: Schedule = 1.0,
     normal_fn: NormalFn = kd.random.normal,
 ) -> Sampler:
     r"""Stochastic-gradient Hamiltonian Monte Carlo, in the form of SGD with momentum.
@@ -263,7 +266,7 @@ def sghmc(
     _check_options(step_size, temperature)
     checks.check_fraction("friction", friction)
 
-    def move(key: Key, position, auxiliary, gradient, size) -> tuple[PyTree, PyTree]:
+    def move(key: Key, position, auxiliary, gradient, size, temperature) -> tuple[PyTree, PyTree]:
         noise = normal_like(key, position, normal_fn)
         scale = jnp.sqrt(friction * size * temperature)
         momentum = jax.tree.map(
@@ -275,7 +278,7 @@ def sghmc(
     def start(position: PyTree) -> PyTree:
         return jax.tree.map(jnp.zeros_like, position)
 
-    return _langevin(log_posterior_fn, data_stream, step_size, start, move)
+    return _langevin(log_posterior_fn, data_stream, step_size, temperature, start, move)
 
 
 def normal_like(key: Key, tree: PyTree, normal_fn: NormalFn = kd.random.normal) -> PyTree:
@@ -312,7 +315,8 @@ def normal_like(key: Key, tree: PyTree, normal_fn: NormalFn = kd.random.normal) 
 def _langevin(
     log_posterior_fn: LogPosteriorFn,
     data_stream: Stream,
-    step_size: StepSize,
+    step_size: Schedule,
+    temperature: Schedule,
     auxiliary_fn: Callable[[PyTree], PyTree],
     move_fn: Callable[..., tuple[PyTree, PyTree]],
 ) -> Sampler:
@@ -338,25 +342,28 @@ def _langevin(
         stream_key, noise_key = jax.random.split(key)
         stream, batch = data_stream.next(stream_key, state.stream)
         log_posterior, gradient = jax.value_and_grad(log_posterior_fn)(state.position, batch)
-        size = step_size(state.num_steps) if callable(step_size) else step_size
-        size = jnp.asarray(size, log_posterior.dtype)
-        position, auxiliary = move_fn(noise_key, state.position, state.auxiliary, gradient, size)
+        size, heat = (
+            jnp.asarray(value(state.num_steps) if callable(value) else value, log_posterior.dtype)
+            for value in (step_size, temperature)
+        )
+        position, auxiliary = move_fn(
+            noise_key, state.position, state.auxiliary, gradient, size, heat
+        )
         leaves = [log_posterior, *jax.tree.leaves(position)]
         finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
-        is_sound = jnp.all(jnp.array(finite)) & (size >= 0)
+        is_sound = jnp.all(jnp.array(finite)) & (size >= 0) & (heat >= 0)
         info = SgldInfo(log_posterior, size, ~is_sound)
         return SgldState(position, auxiliary, stream, log_posterior, state.num_steps + 1), info
 
     return Sampler(init, step)
 
 
-def _check_options(step_size: StepSize, temperature: float) -> None:
-    if callable(step_size):
-        first = jnp.asarray(step_size(jnp.zeros((), jnp.int32)), float)
-        checks.check_rank("step_size(0)", first, 0)
-        if not isinstance(first, jax.core.Tracer) and not 0 <= first < jnp.inf:
-            raise ValueError(f"step_size(0) must be finite and at least 0, got {first}.")
-    else:
-        checks.check_positive("step_size", step_size)
-    if not isinstance(temperature, jax.core.Tracer) and not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be finite and at least 0, got {temperature}.")
+def _check_options(step_size: Schedule, temperature: Schedule) -> None:
+    for name, value in (("step_size", step_size), ("temperature", temperature)):
+        if callable(value):
+            name, value = f"{name}(0)", jnp.asarray(value(jnp.zeros((), jnp.int32)), float)
+            checks.check_rank(name, value, 0)
+        elif name == "step_size":
+            checks.check_positive(name, value)
+        if not isinstance(value, jax.core.Tracer) and not 0 <= value < float("inf"):
+            raise ValueError(f"{name} must be finite and at least 0, got {value}.")

@@ -266,6 +266,22 @@ def test_schedules_reach_the_steps():
     cyclical = samplers.cyclical_step_size(0.4, num_cycles=3, num_steps=10)
     expected = [0.2 * (np.cos(np.pi * (t % 4) / 4) + 1) for t in range(10)]
     np.testing.assert_allclose([cyclical(jnp.array(t)) for t in range(10)], expected, rtol=1e-5)
+    heat = samplers.cyclical_temperature(num_cycles=3, num_steps=10, exploration=0.25)
+    assert [float(heat(jnp.array(t))) for t in range(10)] == [0, 1, 1, 1, 0, 1, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_schedule_of_temperatures_is_each_step_at_its_own(name):
+    make = MAKERS[name]
+    heat = samplers.cyclical_temperature(num_cycles=2, num_steps=8)
+    sampler = make(GAUSSIAN, NOTHING, step_size=0.1, temperature=heat)
+    state = init(sampler, jnp.ones(3))
+    for step in range(8):
+        fixed = make(GAUSSIAN, NOTHING, step_size=0.1, temperature=float(step % 4 >= 2))
+        key = jax.random.key(step)
+        expected = fixed.step(key, state)[0].position
+        state = sampler.step(key, state)[0]
+        np.testing.assert_allclose(state.position, expected, rtol=1e-6)
 
 
 def regression_data(num=40):
@@ -501,6 +517,8 @@ def test_raises():
     ):
         with pytest.raises(ValueError, match=message):
             samplers.cyclical_step_size(**options)
+    with pytest.raises(ValueError, match=r"exploration must be in \[0, 1\], got 1.5"):
+        samplers.cyclical_temperature(num_cycles=1, num_steps=2, exploration=1.5)
     for options in ({"num_cycles": 1.5, "num_steps": 3}, {"num_cycles": 1, "num_steps": 1.5}):
         with pytest.raises(TypeError, match="must be an integer, got 1.5"):
             samplers.cyclical_step_size(1.0, **options)
@@ -518,6 +536,12 @@ def test_schedules_and_positions_that_will_not_do():
     ):
         with pytest.raises(ValueError, match=message):
             samplers.sgld(fn, data, step_size=schedule)
+    with pytest.raises(ValueError, match=r"temperature\(0\) must be finite and at least 0"):
+        samplers.sgld(fn, data, step_size=0.1, temperature=lambda t: -1.0)
+    colder = samplers.sgld(fn, data, step_size=0.1, temperature=lambda t: 1.0 - t)
+    with pytest.warns(RuntimeWarning, match="100% of the chains diverged"):
+        found = samplers.sample(jax.random.key(0), colder, jnp.ones(2), num_samples=4)
+    assert found.info.is_diverged.tolist() == [False, False, True, True]
     later = samplers.sgld(fn, data, step_size=lambda t: 0.1 - 0.1 * t, temperature=0.0)
     with pytest.warns(RuntimeWarning, match="100% of the chains diverged"):
         found = samplers.sample(jax.random.key(0), later, jnp.ones(2), num_samples=4)
