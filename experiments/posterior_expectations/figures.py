@@ -21,6 +21,7 @@ from experiments.run import Run
 from kd import metrics
 
 PANELS = 5  # Side by side.
+LEAST_COVERAGE = 0.02  # Of a curve of errors: one wrong among the first few says nothing.
 STUDENT = "#D55E00"
 MARKERS = (
     {"marker": "o", "markersize": 4},
@@ -140,7 +141,8 @@ def _uncertainties(settings: Settings, judged: dict[str, Judged], truth: np.ndar
             wrong = 1 - metrics.correct(one.log_probs, truth)
             own = getattr(one.uncertainties[TEST], kind)
             coverage, risk = metrics.risk_coverage(wrong, own)
-            row[0].plot(100 * coverage, 100 * risk, label=label, **style)
+            many = coverage >= LEAST_COVERAGE
+            row[0].plot(100 * coverage[many], 100 * risk[many], label=label, **style)
             for axis, place in zip(row[1:], settings.outside, strict=True):
                 other = getattr(one.uncertainties[place], kind)
                 false, true = metrics.roc_curve(own, other)
