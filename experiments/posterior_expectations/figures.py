@@ -175,6 +175,7 @@ def _robustness(settings: Settings, values: dict[str, Row]) -> plt.Figure:
             error = _values(values, "entropy_mae", groups, student.name)
             axes[2].plot(shares, error, "o", markersize=3, **style)
     axes[0].legend(fontsize=7)
+    axes[1].axhline(0, color="gray", linewidth=0.8)
     if len({student.estimator for student in students}) > 1:
         for name, style in (("running mean", "-"), ("current sample", ":")):
             axes[1].plot([], [], style, color="black", label=name)
