@@ -107,7 +107,7 @@ def convolution() -> list[Ratio]:
         run = jax.jit(lambda kernels: jax.lax.fori_loop(0, NUM_STEPS, step, kernels))
         return lambda: run(kernels)
 
-    title = "two convolutions' gradient, batch 100: XLA's / patches"
+    title = "two convolutions with pooling, gradient: XLA's / patches"
     bar = 3.0 if jax.default_backend() == "cpu" else float("inf")
     units = (NUM_STEPS, NUM_STEPS)
     return [ratio(title, slope("native"), slope("patches"), bar=bar, at_least=True, units=units)]
