@@ -44,9 +44,7 @@ def numbered(stream: Stream, name: str = "step") -> Stream:
     def next_(key: Key, state: tuple[Array, PyTree]) -> tuple[tuple[Array, PyTree], Batch]:
         number, inner = state
         inner, batch = stream.next(key, inner)
-        if name in batch:
-            raise ValueError(f"the stream has {name!r} in a batch already.")
-        return (number + 1, inner), {**batch, name: number}
+        return (number + 1, inner), _extended(batch, name, number)
 
     return Stream(init, next_)
 
@@ -109,9 +107,7 @@ def with_keys(stream: Stream, *, name: str = "key") -> Stream:
     def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
         stream_key, own_key = jax.random.split(key)
         state, batch = stream.next(stream_key, state)
-        if name in batch:
-            raise ValueError(f"the stream has {name!r} in a batch already.")
-        return state, {**batch, name: jax.random.split(own_key, len(batch["x"]))}
+        return state, _extended(batch, name, jax.random.split(own_key, len(batch["x"])))
 
     return Stream(stream.init, next_)
 
@@ -226,3 +222,10 @@ def with_signs(stream: Stream, *, num_projections: int, num_classes: int) -> Str
         return state, {**batch, "signs": jax.random.rademacher(sign_key, shape, jnp.float32)}
 
     return Stream(stream.init, next_)
+
+
+def _extended(batch: Batch, name: str, value: Array) -> Batch:
+    """The batch with one entry more; ValueError if it has one of that name."""
+    if name in batch:
+        raise ValueError(f"the stream has {name!r} in a batch already.")
+    return {**batch, name: value}
