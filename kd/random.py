@@ -107,7 +107,7 @@ def normal(key: Key, shape: Sequence[int] = ()) -> Array:
     r"""Standard normal numbers, float32, by the inverse of their distribution function.
 
     Each is within 3e-6 of the exact quantile of its 24-bit uniform number, and none
-    is beyond 5.4.
+    is beyond 5.42.
 
     .. math::
        z = \Phi^{-1}\Big(\frac{1 + x}{2}\Big) = x R\big(\sqrt{c - \log(1 - x^2)}\big),

@@ -176,7 +176,7 @@ def _expectations(estimator: Estimator, num_examples: int = NUM_EXAMPLES) -> Str
         _start(),
         _log_prob,
         {"probs": Expectation(inference.predictive, estimator)},
-        streams.with_noise(inputs, scale=NOISE, limits=(0.0, 1.0)),
+        streams.with_noise(inputs, scale=NOISE),
         num_examples=num_examples,
         thin=THIN,
     )

@@ -221,9 +221,7 @@ def stream_of(
     if settings.fresh_masks:
         images = streams.with_masks(images, side=inputs.side_of(chain.mask_rate, unlabelled))
     if settings.input_noise:
-        is_pixels = unlabelled.min() >= 0 and unlabelled.max() <= 1
-        limits = (0.0, 1.0) if is_pixels else None
-        images = streams.with_noise(images, scale=settings.input_noise, limits=limits)
+        images = streams.with_noise(images, scale=settings.input_noise)
     stream = streams.posterior_expectations(
         sampler,
         position,

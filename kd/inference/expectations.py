@@ -151,6 +151,8 @@ def running_quantiles(
         wanted = jnp.reshape(jnp.asarray(levels, memory.dtype), (-1,) + (1,) * (memory.ndim - 1))
         moved = memory + step_size * count**-power * (wanted - jnp.mean(is_below, 1))
         quantiles = jnp.where(count == 1, first, moved).astype(memory.dtype)
+        # NaN is not below anything: it must not pass for a large value.
+        quantiles = jnp.where(jnp.isnan(first), jnp.nan, quantiles)
         return quantiles, quantiles
 
     return Estimator(
@@ -205,7 +207,7 @@ def smoothed_log_probs(log_probs: Array, *, smoothing: float = 1e-3) -> Array:
 
     Args:
       log_probs: `[C]`, nats.
-      smoothing: :math:`\gamma`, in (0, 1); 0 leaves them as they are.
+      smoothing: :math:`\gamma`, in [0, 1]; 0 leaves them as they are.
 
     Reference:
       Malinin, Mlodozeniec and Gales (2020), "Ensemble distribution distillation": in their code.

@@ -20,7 +20,7 @@ def dirichlet_negative_log_likelihood(log_concentrations: Array, mean_log_probs:
 
     Args:
       log_concentrations: z, `[C]`: a student's outputs; divided by a temperature for tempered
-        training. More than 60 counts as 60. Gradients flow through.
+        training. More than 60 counts as 60, and has no gradient. Gradients flow through.
       mean_log_probs: `[C]`, nats: of the members' log-probabilities, smoothed before
         the logarithm (`kd.inference.smoothed_log_probs`): of a member that is sure the
         log-density has no bound. Gradients flow through.

@@ -96,7 +96,8 @@ def shrink_groups(params: PyTree, amount: Array | float) -> PyTree:
     for name in list(layers)[:-1]:
         kernel = layers[name]["kernel"]
         norms = _norms(kernel)
-        factors = jnp.maximum(0.0, 1 - amount / jnp.where(norms > 0, norms, 1.0))
+        factors = jnp.where(norms > amount, 1 - amount / jnp.where(norms > 0, norms, 1.0), 0.0)
+        factors = jnp.where(jnp.isnan(amount), jnp.nan, factors)
         layers[name] = {**layers[name], "kernel": kernel * _to_last_axis(factors, kernel)}
     return {"params": layers}
 
@@ -148,7 +149,7 @@ def prune(model: MLP | CNN, params: PyTree, threshold: float) -> Pruned:
       (4,)
 
     Reference:
-      Vadera, Jalaian and Marlin (2020), section 3.3, with a threshold of 1e-3.
+      Vadera, Jalaian and Marlin (2020), section 3.3; 1e-3 is the threshold of their released code.
     """
     if not isinstance(model, MLP | CNN):
         raise ValueError(f"model must be an MLP or a CNN, got {type(model).__name__}.")

@@ -57,7 +57,8 @@ def with_noise(
     Args:
       stream: batches with inputs under `"x"`.
       scale: its standard deviation, in units of the inputs.
-      limits: to which the noisy inputs are clipped, for instance (0, 1) for pixels.
+      limits: to which the noisy inputs are clipped, for instance (0, 1) for pixels. The noise of
+        inputs at a limit then has a mean: black pixels become brighter, by 0.4 of the scale.
 
     Raises:
       ValueError: if `scale` is not positive, or the limits are none.

@@ -156,7 +156,9 @@ def posterior_expectations(
             visits = take_rows(counts, index) + 1
             # A number of no example makes NaN of its estimate, which ends a run.
             visits = jnp.where((index >= 0) & (index < num_examples), visits, jnp.nan)
-            counts = counts.at[index].set(visits)
+            # Out of range on either side it is nobody's: a negative one would be counted from the end.
+            index = jnp.where(index < 0, num_examples, index)
+            counts = counts.at[index].set(visits, mode="drop")
         for name, (fn, estimator, read) in expectations.items():
             values = jax.vmap(jax.vmap(fn))(log_probs)  # [B, R, ...]
             if not estimator.remembers:
@@ -165,7 +167,7 @@ def posterior_expectations(
                 old = take_rows(memories[name], index)
                 new, estimates = jax.vmap(estimator.step)(old, values, visits)
                 memories[name] = jax.tree.map(
-                    lambda memory, rows: memory.at[index].set(rows), memories[name], new
+                    lambda memory, rows: memory.at[index].set(rows, mode="drop"), memories[name], new
                 )
             batch[name] = jax.lax.stop_gradient(jax.vmap(read)(estimates))
         here = {"position": where["position"], "info": where["info"]}
