@@ -15,8 +15,9 @@ from experiments.posterior_expectations.settings import (
     Chain,
     Settings,
 )
-from kd import data
+from kd import data, streams
 from kd.data import Dataset
+from kd.types import Stream
 
 SYNTHETIC = ("permuted", "inverted")
 LISTS = (
@@ -75,6 +76,19 @@ def load(settings: Settings, options: Options) -> Loaded:
         found = data.load(settings.unlabelled, data_dir=options.data_dir).train_x
         unlabelled = check_shape("unlabelled", settings.unlabelled, found)
     return Loaded(dataset, unlabelled, outside)
+
+
+def unlabelled_stream(settings: Settings, unlabelled: np.ndarray, chain: Chain) -> Stream:
+    """What the students are shown, with the numbers of the images; its noise is not clipped."""
+    images = streams.resample(
+        {"x": jnp.asarray(unlabelled), "index": jnp.arange(len(unlabelled))},
+        min(settings.student_batch, len(unlabelled)),
+    )
+    if settings.fresh_masks:
+        images = streams.with_masks(images, side=side_of(chain.mask_rate, unlabelled))
+    if settings.input_noise:
+        images = streams.with_noise(images, scale=settings.input_noise)
+    return images
 
 
 def altered(images: np.ndarray, how: str, seed: int) -> np.ndarray:

@@ -214,20 +214,12 @@ def stream_of(
 ) -> Stream:
     """Inputs with estimates of all expectations, and their number."""
     settings = run.settings
-    images = streams.resample(
-        {"x": jnp.asarray(unlabelled), "index": jnp.arange(len(unlabelled))},
-        min(settings.student_batch, len(unlabelled)),
-    )
-    if settings.fresh_masks:
-        images = streams.with_masks(images, side=inputs.side_of(chain.mask_rate, unlabelled))
-    if settings.input_noise:
-        images = streams.with_noise(images, scale=settings.input_noise)
     stream = streams.posterior_expectations(
         sampler,
         position,
         log_prob_fn,
         students.expectations(settings),
-        images,
+        inputs.unlabelled_stream(settings, unlabelled, chain),
         num_examples=len(unlabelled),
         thin=1 if teachers.is_stored(settings) else settings.thin,
         num_chains=teachers.width(settings),

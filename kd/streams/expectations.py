@@ -167,7 +167,9 @@ def posterior_expectations(
                 old = take_rows(memories[name], index)
                 new, estimates = jax.vmap(estimator.step)(old, values, visits)
                 memories[name] = jax.tree.map(
-                    lambda memory, rows: memory.at[index].set(rows, mode="drop"), memories[name], new
+                    lambda memory, rows: memory.at[index].set(rows, mode="drop"),
+                    memories[name],
+                    new,
                 )
             batch[name] = jax.lax.stop_gradient(jax.vmap(read)(estimates))
         here = {"position": where["position"], "info": where["info"]}

@@ -31,6 +31,8 @@ def test_every_experiment_has_chains_and_students_of_its_own():
     }
     assert len(found["2"].chains()) == 24 and found["1"].chains() == [Chain(0.0, 0, 0)]
     assert found["4"].chains() == [Chain(0.29, 0, 0)]
+    colours = settings_of({"experiment": "2", "dataset": "cifar10", "num_repeats": "1"}, "paper")
+    assert colours.chains() == [Chain(0.0, size, 0) for size in (10_000, 20_000, 50_000)]
     assert {one.kind for one in found["2"].students()} == {"predictive", "entropy"}
     assert {one.kind for one in found["4"].students()} == {"both", "dirichlet"}
     searched = found["3"].students()
@@ -72,6 +74,17 @@ def test_masks_are_drawn_once_and_apart():
     fresh = dataclasses.replace(settings, fresh_masks=True)
     _, unlabelled = inputs.data_of(fresh, loaded, chain)
     np.testing.assert_array_equal(unlabelled, loaded.unlabelled)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_noise_on_black_pixels_has_mean_zero(fresh):
+    """Clipped to what pixels may be it would brighten them, and the students learn other images."""
+    settings = settings_of({"mask_rate": 0.29, "input_noise": 0.1, "fresh_masks": fresh})
+    stream = inputs.unlabelled_stream(settings, np.zeros((50, 8, 8, 1)), settings.chains()[0])
+    _, batch = stream.next(jax.random.key(0), stream.init(jax.random.key(1)))
+    noise = np.asarray(batch["x"])
+    assert np.std(noise) == pytest.approx(0.1, rel=0.1)
+    assert abs(np.mean(noise)) < 5 * 0.1 / noise.size**0.5
 
 
 def test_small_grey_images_stand_in_the_middle_of_black_ones():

@@ -80,6 +80,12 @@ def test_running_quantiles_settle_at_the_quantiles():
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
+def test_a_sample_that_is_nan_makes_nan_of_quantiles():
+    estimator = inference.running_quantiles([0.25, 0.75])
+    _, found = estimator.step(jnp.array([0.4, 0.6]), jnp.array([0.5, jnp.nan]), jnp.array(3.0))
+    assert np.isnan(found).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

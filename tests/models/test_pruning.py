@@ -76,6 +76,14 @@ def test_the_proximal_step_solves_its_problem(name, amount):
     assert (zeros > 0) == (amount > 1)
 
 
+def test_groups_whose_squares_underflow_are_shrunk_to_zero():
+    model, params, _ = network("mlp")
+    layers = params["params"]
+    tiny = {"params": {**layers, "Dense_0": jax.tree.map(lambda x: 1e-23 * x, layers["Dense_0"])}}
+    assert not np.any(shrink_groups(tiny, 0.1)["params"]["Dense_0"]["kernel"])
+    assert np.any(shrink_groups(tiny, 0.0)["params"]["Dense_1"]["kernel"])
+
+
 @hidden
 @pytest.mark.parametrize("numbers", [[0], [1, 2], [0, 2]])
 def test_a_pruned_network_says_what_the_masked_one_says(name, numbers):

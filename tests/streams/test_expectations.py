@@ -355,6 +355,19 @@ def test_a_number_of_no_example_gives_nan(number):
     assert np.isnan(batch["probs"]).all() and np.isnan(batch["entropy"]).all()
 
 
+def test_a_number_of_no_example_harms_no_other():
+    """A negative one is not counted from the end."""
+    inputs = streams.resample({"x": DATA["x"], "index": jnp.arange(7) - 1}, 7)
+    stream = posterior_expectations(
+        *(NOISE, jnp.zeros((3, 2)), log_prob_fn, expectations(running_mean()), inputs),
+        num_examples=7,
+    )
+    state, (_, batch) = run(stream, 2)
+    is_lost = np.isnan(batch["probs"]).any(axis=1)
+    np.testing.assert_array_equal(is_lost, batch["index"] < 0)
+    np.testing.assert_array_equal(state.counts, [2] * 6 + [0])
+
+
 def test_logits_are_no_log_probabilities():
     """They make NaN, at a visit and in the means over test inputs."""
     found = expectations(current_sample())
