@@ -118,7 +118,7 @@ def objective_of(
 
 
 def temperature_at(settings: Settings, step: Array) -> Array:
-    """Constant for a third of the run, then linearly to 1 in the next: the shape is Malinin et al.'s."""
+    """Constant for a third of the run, then linearly to 1 in the next."""
     share = 3 * step.astype(jnp.float32) / settings.student_steps - 1
     return settings.temperature + (1 - settings.temperature) * jnp.clip(share, 0.0, 1.0)
 
