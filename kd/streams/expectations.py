@@ -156,7 +156,7 @@ def posterior_expectations(
             visits = take_rows(counts, index) + 1
             # A number of no example makes NaN of its estimate, which ends a run.
             visits = jnp.where((index >= 0) & (index < num_examples), visits, jnp.nan)
-            # Out of range on either side it is nobody's: a negative one would be counted from the end.
+            # It is nobody's: a negative one would be counted from the end.
             index = jnp.where(index < 0, num_examples, index)
             counts = counts.at[index].set(visits, mode="drop")
         for name, (fn, estimator, read) in expectations.items():
