@@ -4,6 +4,7 @@ from kd.models.bags import SigmoidBag, SoftmaxBag
 from kd.models.callables import from_predict_proba
 from kd.models.cnn import CNN
 from kd.models.ensemble import ensemble_log_probs, init_members
+from kd.models.features import FeaturesFn, features_of, layers_of, sow_features
 from kd.models.heads import Heads, predictive_and_entropy
 from kd.models.mixture import GaussianMixture
 from kd.models.mlp import MLP
@@ -17,24 +18,30 @@ from kd.models.pruning import (
     shrink_groups,
 )
 from kd.models.rbm import RBM
+from kd.models.regressor import Regressor
 
 __all__ = [
     "CNN",
+    "FeaturesFn",
     "GaussianMixture",
     "Heads",
     "MLP",
     "NADE",
     "Pruned",
     "RBM",
+    "Regressor",
     "SigmoidBag",
     "SoftmaxBag",
     "ensemble_log_probs",
+    "features_of",
     "from_predict_proba",
     "group_lasso",
     "group_norms",
     "init_members",
+    "layers_of",
     "mask_units",
     "predictive_and_entropy",
     "prune",
     "shrink_groups",
+    "sow_features",
 ]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from kd import checks
 from kd.models.convolution import ConvolveAndPool
+from kd.models.features import sow_features
 from kd.models.mlp import dense
 from kd.types import Array
 
@@ -75,7 +76,8 @@ class CNN(nn.Module):
             whole_channels = nn.Dropout(self.dropout_rate, broadcast_dims=(0, 1))
             x = whole_channels(x, deterministic=deterministic)
         x = jnp.reshape(x, -1)
-        for size in self.hidden_sizes:
+        for index, size in enumerate(self.hidden_sizes):
             x = self.activation_fn(dense(size, x))
             x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)
+            sow_features(self, f"hidden_{index}", lambda x=x: x)
         return dense(self.num_outputs, x)

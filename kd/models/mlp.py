@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kd import checks
+from kd.models.features import sow_features
 from kd.types import Array
 
 
@@ -45,9 +46,10 @@ class MLP(nn.Module):
     def __call__(self, x: Array, *, deterministic: bool = True) -> Array:
         checks.check_weight("dropout_rate", self.dropout_rate)
         x = jnp.reshape(x, -1)
-        for size in self.hidden_sizes:
+        for index, size in enumerate(self.hidden_sizes):
             x = self.activation_fn(dense(size, x))
             x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)
+            sow_features(self, f"hidden_{index}", lambda x=x: x)
         return dense(self.num_outputs, x)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd import checks
+from kd.models.features import sow_features
 from kd.types import Array, Key, PyTree
 
 
@@ -83,7 +84,9 @@ class NADE(nn.Module):
             self.param("u", out, (size, hidden)),
             self.param("b", out, (size,)),
         )
-        return checks.nan_unless_binary(_log_prob(weights, self._ordered(x, weights.b.dtype)), x)
+        ordered = self._ordered(x, weights.b.dtype)
+        sow_features(self, "hidden", lambda: nn.sigmoid(ordered[..., :-1] @ weights.w + weights.c))
+        return checks.nan_unless_binary(_log_prob(weights, ordered), x)
 
     @nn.nowrap
     def log_prob(self, params: PyTree, x: Array, *, any_mode: bool = False) -> Array:

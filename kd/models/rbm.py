@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
+from kd.models.features import sow_features
 from kd.types import Array, PyTree
 
 
@@ -51,7 +52,9 @@ class RBM(nn.Module):
         a = self.param("a", nn.initializers.zeros, shape[:1])
         b = self.param("b", nn.initializers.zeros, shape[1:])
         states = self._checked("x", x, self.num_visible, w.dtype)
-        hidden = jnp.sum(jax.nn.softplus(states @ w + _row(b, states)), -1)
+        logits = states @ w + _row(b, states)
+        sow_features(self, "hidden", lambda: jax.nn.sigmoid(logits))
+        hidden = jnp.sum(jax.nn.softplus(logits), -1)
         return checks.nan_unless_binary(states @ a + hidden, x)
 
     @nn.nowrap

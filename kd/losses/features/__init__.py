@@ -1,0 +1,64 @@
+"""Losses that match what a teacher's layers say, rather than its answers.
+
+Student and teacher are features of the same inputs. No gradient flows into a teacher. Losses of a
+batch, where the mathematics is of a batch, take arrays `[N, ...]` and say so; the others
+are of one example, as all of `kd.losses`.
+"""
+
+from kd.losses.features.gaussian_processes import (
+    gaussian_process_bhattacharyya,
+    gaussian_process_hellinger,
+    gaussian_process_kl,
+    gaussian_process_wasserstein,
+    gram_square_error,
+    linear_kernel,
+    rbf_kernel,
+)
+from kd.losses.features.hints import (
+    attention_transfer,
+    hint,
+)
+from kd.losses.features.relational import (
+    cosine_similarity,
+    probabilistic_knowledge_transfer,
+    quadratic_mutual_information,
+    same_label,
+    similarity_divergence,
+    student_t_similarity,
+    supervised_knowledge_transfer,
+)
+from kd.losses.features.sequences import (
+    attention_square_error,
+    flow_square_error,
+    hidden_square_error,
+    position_gram_square_error,
+)
+from kd.losses.features.variational import (
+    init_variance,
+    variational_information,
+)
+
+__all__ = [
+    "attention_square_error",
+    "attention_transfer",
+    "cosine_similarity",
+    "flow_square_error",
+    "gaussian_process_bhattacharyya",
+    "gaussian_process_hellinger",
+    "gaussian_process_kl",
+    "gaussian_process_wasserstein",
+    "gram_square_error",
+    "hidden_square_error",
+    "hint",
+    "init_variance",
+    "linear_kernel",
+    "position_gram_square_error",
+    "probabilistic_knowledge_transfer",
+    "quadratic_mutual_information",
+    "rbf_kernel",
+    "same_label",
+    "similarity_divergence",
+    "student_t_similarity",
+    "supervised_knowledge_transfer",
+    "variational_information",
+]

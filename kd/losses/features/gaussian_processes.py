@@ -1,0 +1,442 @@
+"""Features as Gaussian processes: divergences between the kernels of two layers.
+
+A layer of D features stands for the Gaussian process with mean 0 whose covariance at the inputs of
+a batch is its Gram matrix; so layers of any widths, of any two networks, can be compared. All of
+this is of a batch, not of an example: a batch's kernel is no sum over its inputs, and the
+mean over batches is an objective of its own, not an estimate of that of all the data.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from kd import checks
+from kd.losses.features.batches import pair
+from kd.positive_definite import inverse_and_log_det
+from kd.types import Array
+
+JITTER = 1e-3
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def linear_kernel(features: Array) -> Array:
+    r"""Gram matrix of features, `[N, N]`: degenerate where N > D.
+
+    .. math:: K_{ij} = \frac{1}{D} \sum_d \phi_d(x_i) \phi_d(x_j)
+
+    Divided by the width, so that layers of different widths can agree.
+
+    Args:
+      features: `[N, D]`.
+
+    Example:
+      >>> linear_kernel(jnp.array([[1.0, 1.0], [0.0, 2.0]])).tolist()
+      [[1.0, 1.0], [1.0, 2.0]]
+
+    Reference:
+      Fitzsimons, Schmon and Roberts (2019), "Implicit priors for knowledge sharing in Bayesian
+      neural networks", section 2.1; its display has indices of features where those of inputs
+      are meant.
+    """
+    return _product(features, features.T) / features.shape[1]
+
+
+def rbf_kernel(length_scale: float = 1.0) -> Callable[[Array], Array]:
+    r"""A kernel of distances between features, `[N, D]` to `[N, N]`.
+
+    .. math:: K_{ij} = \exp\left(-\frac{\lVert \phi(x_i) - \phi(x_j) \rVert^2}{2 \ell^2 D}\right)
+
+    Args:
+      length_scale: :math:`\ell`, in units of one feature.
+
+    Raises:
+      ValueError: if the scale is not positive.
+
+    Example:
+      >>> kernel = rbf_kernel()(jnp.array([[0.0, 0.0], [2.0, 0.0]]))
+      >>> print(f"{kernel[0, 0]:.4f} {kernel[0, 1]:.4f}")
+      1.0000 0.3679
+
+    Reference:
+      Rasmussen and Williams (2006), "Gaussian processes for machine learning", (4.9).
+    """
+    checks.check_positive("length_scale", length_scale)
+
+    def kernel_fn(features: Array) -> Array:
+        products = _product(features, features.T)
+        squares = jnp.diagonal(products)
+        distances = jnp.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)
+        return jnp.exp(-0.5 * distances / (length_scale**2 * features.shape[1]))
+
+    return kernel_fn
+
+
+def gaussian_process_kl(
+    student: Array,
+    teacher: Array,
+    *,
+    kernel_fn: Callable[[Array], Array] = linear_kernel,
+    jitter: float = JITTER,
+    centre: bool = False,
+    means: tuple[Array, Array] | None = None,
+) -> Array:
+    r"""KL divergence from the student's Gaussian process to the teacher's, nats, of a batch.
+
+    .. math:: E = \frac{1}{2} \left(\mathrm{tr}(K_t^{-1} K_s) - N
+       + (\mu_t - \mu_s)^\top K_t^{-1} (\mu_t - \mu_s) + \log\frac{|K_t|}{|K_s|}\right)
+
+    Both kernels with the jitter on their diagonals. With the linear kernel only the smaller side
+    of each is factorised: the width where the batch is larger (determinant lemma and Woodbury), in
+    time linear in the other and memory :math:`O(N^2 + N D)`. Its own gradient: no Cholesky
+    factor is differentiated through.
+
+    Args:
+      student: `[N, ...]`, features of N inputs; gradients flow through.
+      teacher: `[N, ...]`, of the same inputs, with as many features as it has. No gradients.
+      kernel_fn: features `[N, D]` to a covariance `[N, N]`, as `rbf_kernel(2.0)`.
+      jitter: times the mean of the teacher's variances, on the diagonal of both. The smaller,
+        the dearer is what the student says outside of the teacher's span; may be traced, to let
+        it fall. Single precision has enough digits down to about 1e-4.
+      centre: whether each feature is less its mean over the batch: those of rectified units have
+        means, a Gaussian process of mean 0 has none.
+      means: of the two processes, `[N]` each, by default 0: the student's, through which gradients
+        flow, and the teacher's.
+
+    Returns:
+      A scalar, 0 where the kernels are equal, as after a rotation of either's features; a factor
+      changes it. Where the student's width is less than the teacher's rank its infimum is positive.
+
+    Raises:
+      ValueError: for fewer than two inputs, or not as many of both; where values are known,
+        features that are not finite, or a teacher's that are all the same; a jitter that is
+        not positive.
+      TypeError: for features that are not floating.
+
+    Example:
+      >>> features = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+      >>> rotated = jnp.stack([features[:, 1], -features[:, 0]], axis=1)
+      >>> print(f"{abs(gaussian_process_kl(rotated, features)):.4f}")
+      0.0000
+      >>> print(f"{gaussian_process_kl(2 * features, features):.4f}")
+      1.6118
+
+    Reference:
+      Fitzsimons, Schmon and Roberts (2019), section 2.2. Their last display, the prior,
+      has the ratio of determinants inverted and without its root: it rewards features that
+      vanish. This is the divergence itself.
+    """
+    student, teacher = pair(student, teacher, centre=centre)
+    size = len(student)
+    if kernel_fn is linear_kernel:
+        student, teacher = _by_width(student), _by_width(teacher)
+        noise = _jitter(jitter, jnp.sum(teacher**2) / size)
+        kernel = _product(teacher, teacher.T)
+        found = _linear_kl(student, teacher, noise)
+    else:
+        kernel = kernel_fn(teacher)
+        noise = _jitter(jitter, jnp.trace(kernel) / size)
+        found = _kl(_jittered(kernel_fn(student), noise), _jittered(kernel, noise))
+    if means is None:
+        return found
+    for name, mean in zip(("student", "teacher"), means, strict=True):
+        checks.check_shape(f"the mean of the {name}", mean, (size,))
+    off = jax.lax.stop_gradient(means[1]) - means[0]
+    precision, _ = inverse_and_log_det(_jittered(kernel, noise))
+    return found + 0.5 * off @ _product(jax.lax.stop_gradient(precision), off)
+
+
+def gaussian_process_wasserstein(
+    student: Array,
+    teacher: Array,
+    *,
+    kernel_fn: Callable[[Array], Array] = linear_kernel,
+    centre: bool = False,
+) -> Array:
+    r"""Squared 2-Wasserstein distance between the two Gaussian processes, of a batch.
+
+    .. math:: W^2 = \mathrm{tr} K_s + \mathrm{tr} K_t
+       - 2 \, \mathrm{tr} (K_t^{1/2} K_s K_t^{1/2})^{1/2}
+
+    For the linear kernel this is the least squared distance between the features, divided by
+    the roots of their widths, after a rotation of the wider ones. It needs no inverse, and so no
+    jitter, and its gradient is bounded where kernels are singular.
+
+    Args:
+      student, teacher, kernel_fn, centre: as of `gaussian_process_kl`. Another kernel than
+        the linear has a jitter of 1e-6 of its mean variance, so that it has Cholesky factors.
+
+    Returns:
+      A scalar, at least 0, in units of a squared feature, summed over the batch.
+
+    Raises:
+      ValueError, TypeError: as `gaussian_process_kl`.
+
+    Example:
+      >>> features = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(f"{gaussian_process_wasserstein(3 * features, features):.4f}")  # 2² / 2, twice.
+      4.0000
+
+    Reference:
+      Dowson and Landau (1982), "The Fréchet distance between multivariate normal distributions".
+    """
+    student, teacher = pair(student, teacher, centre=centre)
+    if kernel_fn is linear_kernel:
+        return _procrustes(_by_width(student), _by_width(teacher))
+    factors = [_cholesky(kernel_fn(features)) for features in (student, teacher)]
+    return _procrustes(*factors)
+
+
+def gaussian_process_bhattacharyya(
+    student: Array,
+    teacher: Array,
+    *,
+    kernel_fn: Callable[[Array], Array] = linear_kernel,
+    jitter: float = JITTER,
+    centre: bool = False,
+) -> Array:
+    r"""Bhattacharyya distance between the two Gaussian processes, nats, of a batch.
+
+    .. math:: B = \frac{1}{2} \log\frac{|(K_s + K_t) / 2|}{\sqrt{|K_s| \, |K_t|}}
+
+    Increasing in the Hellinger distance, but without an upper bound at which gradients vanish.
+
+    Args:
+      student, teacher, kernel_fn, jitter, centre: as of `gaussian_process_kl`.
+
+    Returns:
+      A scalar, 0 where the kernels are equal.
+
+    Raises:
+      ValueError, TypeError: as `gaussian_process_kl`.
+
+    Example:
+      >>> features = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(f"{gaussian_process_bhattacharyya(2 * features, features):.4f}")
+      0.2229
+
+    Reference:
+      Kailath (1967), "The divergence and Bhattacharyya distance measures in signal selection".
+    """
+    student, teacher = pair(student, teacher, centre=centre)
+    size = len(student)
+    if kernel_fn is linear_kernel:
+        student, teacher = _by_width(student), _by_width(teacher)
+        noise = _jitter(jitter, jnp.sum(teacher**2) / size)
+        both = jnp.concatenate([student, teacher], axis=1) * 0.5**0.5
+        found = [_linear_log_det(one, noise) for one in (both, student, teacher)]
+    else:
+        kernels = kernel_fn(student), kernel_fn(teacher)
+        noise = _jitter(jitter, jnp.trace(kernels[1]) / size)
+        together = (0.5 * (kernels[0] + kernels[1]), *kernels)
+        found = [inverse_and_log_det(_jittered(one, noise))[1] for one in together]
+    return 0.5 * found[0] - 0.25 * (found[1] + found[2])
+
+
+def gaussian_process_hellinger(
+    student: Array,
+    teacher: Array,
+    *,
+    kernel_fn: Callable[[Array], Array] = linear_kernel,
+    jitter: float = JITTER,
+    centre: bool = False,
+) -> Array:
+    r"""Squared Hellinger distance between the two Gaussian processes, in [0, 1], of a batch.
+
+    .. math:: H^2 = 1 - \frac{|K_s|^{1/4} |K_t|^{1/4}}{|(K_s + K_t) / 2|^{1/2}}
+
+    Among many inputs nearly everything is at a distance of 1, where gradients vanish: to learn
+    from, `gaussian_process_bhattacharyya` orders kernels alike.
+
+    Args:
+      student, teacher, kernel_fn, jitter, centre: as of `gaussian_process_kl`.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError, TypeError: as `gaussian_process_kl`.
+
+    Example:
+      >>> features = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(f"{gaussian_process_hellinger(2 * features, features):.4f}")
+      0.1998
+
+    Reference:
+      Pardo (2006), "Statistical inference based on divergence measures", section 2.
+    """
+    distance = gaussian_process_bhattacharyya(
+        student, teacher, kernel_fn=kernel_fn, jitter=jitter, centre=centre
+    )
+    return -jnp.expm1(-distance)
+
+
+def gram_square_error(
+    student: Array,
+    teacher: Array,
+    *,
+    kernel_fn: Callable[[Array], Array] = linear_kernel,
+    centre: bool = False,
+) -> Array:
+    r"""Mean squared difference of the two kernels' entries, of a batch.
+
+    .. math:: E = \frac{1}{N^2} \lVert K_s - K_t \rVert_F^2
+
+    The :math:`L^2` distance of the covariances. That of the densities themselves is 0 to rounding
+    between any two Gaussians of as many dimensions as a batch has.
+
+    Args:
+      student, teacher, kernel_fn, centre: as of `gaussian_process_kl`.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError, TypeError: as `gaussian_process_kl`.
+
+    Example:
+      >>> features = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> float(gram_square_error(2 * features, features))  # Two entries of four off by 3/2.
+      1.125
+
+    Reference:
+      Huang and Wang (2017), "Like what you like: knowledge distill via neuron selectivity
+      transfer", (7), whose polynomial kernel is of channels where this is of inputs.
+    """
+    student, teacher = pair(student, teacher, centre=centre)
+    return jnp.mean(jnp.square(kernel_fn(student) - kernel_fn(teacher)))
+
+
+def _product(left: Array, right: Array) -> Array:
+    """In full single precision everywhere: GPUs' shorter formats make kernels indefinite."""
+    return jnp.matmul(left, right, precision=HIGHEST)
+
+
+def _by_width(features: Array) -> Array:
+    """Those whose plain products are the linear kernel."""
+    return features * features.shape[1] ** -0.5
+
+
+def _jitter(jitter: float, variance: Array) -> Array:
+    checks.check_positive("jitter", jitter)
+    return jax.lax.stop_gradient(jitter * variance)
+
+
+def _jittered(kernel: Array, noise: Array) -> Array:
+    return kernel + noise * jnp.eye(len(kernel), dtype=kernel.dtype)
+
+
+def _cholesky(kernel: Array) -> Array:
+    return jnp.linalg.cholesky(_jittered(kernel, 1e-6 * jnp.trace(kernel) / len(kernel)))
+
+
+@jax.custom_jvp
+def _kl(student: Array, teacher: Array) -> Array:
+    """Of covariances `[N, N]`, jittered."""
+    return _kl_and_slope(student, teacher)[0]
+
+
+def _kl_and_slope(student: Array, teacher: Array) -> tuple[Array, Array]:
+    """The divergence and its derivative by the student's covariance, twice."""
+    own, own_log_det = inverse_and_log_det(student)
+    other, other_log_det = inverse_and_log_det(teacher)
+    # tr(K_s^-1 K_s) = N is in it, so that equal kernels have exactly 0.
+    slope = other - own
+    return 0.5 * (jnp.sum(slope * student) + other_log_det - own_log_det), slope
+
+
+@_kl.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    value, slope = _kl_and_slope(*primals)
+    return value, 0.5 * jnp.sum(slope * tangents[0])
+
+
+@jax.custom_jvp
+def _linear_kl(student: Array, teacher: Array, noise: Array) -> Array:
+    """Of features `[N, D_s]` and `[N, D_t]` divided by the roots of their widths."""
+    return _linear_kl_and_slope(student, teacher, noise)[0]
+
+
+def _linear_kl_and_slope(student: Array, teacher: Array, noise: Array) -> tuple[Array, Array]:
+    """The divergence and its derivative by the student's features."""
+    size, widths = len(student), (student.shape[1], teacher.shape[1])
+    if size <= min(widths):
+        kernel = _jittered(_product(student, student.T), noise)
+        value, slope = _kl_and_slope(kernel, _jittered(_product(teacher, teacher.T), noise))
+        return value, _product(slope, student)
+    own, own_log_det, own_solve = _solver(student, noise)
+    other, other_log_det, other_solve = _solver(teacher, noise)
+    both = other_solve(student)
+    # Noise on the student's diagonal against the teacher's precision.
+    alone = noise * jnp.trace(other) + max(size - widths[1], 0)
+    value = 0.5 * (jnp.sum(both * student) + alone - size + other_log_det - own_log_det)
+    itself = _product(own, student) if size <= widths[0] else _product(student, own)
+    return value, both - itself
+
+
+@_linear_kl.defjvp
+def _(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    value, slope = _linear_kl_and_slope(*primals)
+    return value, jnp.sum(slope * tangents[0])
+
+
+def _solver(features: Array, noise: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
+    """The smaller side's inverse; the covariance's log det, and its inverse times `[N, M]`."""
+    size, width = features.shape
+    if size <= width:
+        inverse, log_det = inverse_and_log_det(_jittered(_product(features, features.T), noise))
+        return inverse, log_det, lambda y: _product(inverse, y)
+    inverse, log_det = inverse_and_log_det(_jittered(_product(features.T, features), noise))
+
+    def solve(y: Array) -> Array:
+        return (y - _product(features, _product(inverse, _product(features.T, y)))) / noise
+
+    return inverse, log_det + (size - width) * jnp.log(noise), solve
+
+
+@jax.custom_jvp
+def _linear_log_det(features: Array, noise: Array) -> Array:
+    """Of the covariance of features `[N, D]`, jittered."""
+    return _solver(features, noise)[1]
+
+
+@_linear_log_det.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    features, noise = primals
+    inverse, log_det, _ = _solver(features, noise)
+    is_small = len(features) <= features.shape[1]
+    slope = _product(inverse, features) if is_small else _product(features, inverse)
+    return log_det, 2 * jnp.sum(slope * tangents[0])
+
+
+@jax.custom_jvp
+def _procrustes(student: Array, teacher: Array) -> Array:
+    """Least squared distance of features `[N, D_s]` and `[N, D_t]` after a rotation."""
+    return _procrustes_and_slope(student, teacher)[0]
+
+
+def _procrustes_and_slope(student: Array, teacher: Array) -> tuple[Array, Array]:
+    """The distance and its derivative by the student's features."""
+    small, back = _narrowed(student)
+    other, _ = _narrowed(teacher)
+    left, values, right = jnp.linalg.svd(_product(small.T, other), full_matrices=False)
+    rotated = _product(other, _product(right.T, left.T))
+    squares = jnp.sum(small**2) + jnp.sum(other**2)
+    return jnp.maximum(squares - 2 * jnp.sum(values), 0.0), 2 * back(small - rotated)
+
+
+@_procrustes.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    value, slope = _procrustes_and_slope(*primals)
+    # The teacher's own tangent is 0: nothing flows into it.
+    return value, jnp.sum(slope * tangents[0])
+
+
+def _narrowed(features: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """At most N features with the same kernel; and a derivative by them back to all."""
+    if features.shape[1] <= len(features):
+        return features, lambda slope: slope
+    basis, narrow = jnp.linalg.qr(features.T)
+    return narrow.T, lambda slope: _product(slope, basis.T)

@@ -1,0 +1,263 @@
+"""Relations between the inputs of a batch: how alike a layer takes them to be.
+
+All of this is of a batch, as one input alone has no relations.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from kd import checks
+from kd.losses.features.batches import check_labels, pair, single
+from kd.types import Array
+
+FLOOR = 1e-7  # Of a similarity: cosine kernels reach 0, where logarithms do not.
+DIVERGENCES = ("kl", "jeffreys")
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def cosine_similarity(features: Array) -> Array:
+    r"""Cosines between features, moved to [0, 1]: `[N, D]` to `[N, N]`.
+
+    .. math:: K_{ij} = \frac{1}{2} \left(\frac{h_i^\top h_j}
+       {\lVert h_i \rVert \lVert h_j \rVert} + 1\right)
+
+    Features that are all 0 have a cosine of 0 with everything, themselves too.
+
+    Args:
+      features: `[N, D]`. Gradients flow through.
+
+    Example:
+      >>> cosine_similarity(jnp.array([[2.0, 0.0], [0.0, 1.0]])).tolist()
+      [[1.0, 0.5], [0.5, 1.0]]
+
+    Reference:
+      Passalis and Tefas (2018), "Learning deep representations with probabilistic knowledge
+      transfer", (5).
+    """
+    squares = jnp.sum(features**2, axis=1, keepdims=True)
+    is_dead = squares == 0
+    units = jnp.where(is_dead, 0.0, features * jax.lax.rsqrt(jnp.where(is_dead, 1.0, squares)))
+    return 0.5 * (jnp.matmul(units, units.T, precision=HIGHEST) + 1)
+
+
+def student_t_similarity(features: Array) -> Array:
+    r"""A kernel of distances with a heavy tail, in (0, 1]: `[N, D]` to `[N, N]`.
+
+    .. math:: K_{ij} = \frac{1}{1 + \lVert h_i - h_j \rVert}
+
+    Args:
+      features: `[N, D]`. Gradients flow through, 0 between inputs whose features are equal.
+
+    Example:
+      >>> kernel = student_t_similarity(jnp.array([[0.0, 0.0], [3.0, 4.0]]))
+      >>> print(f"{kernel[0, 1]:.4f}")
+      0.1667
+
+    Reference:
+      Passalis, Tzelepi and Tefas (2020), "Heterogeneous knowledge distillation using information
+      flow modeling", (8), with d = 1.
+    """
+    # Distances do not change, and there is less to cancel.
+    features = features - jnp.mean(features, axis=0, keepdims=True)
+    sizes = jnp.sum(features**2, axis=1)
+    sums = sizes[:, None] + sizes[None, :]
+    squares = sums - 2 * jnp.matmul(features, features.T, precision=HIGHEST)
+    # Of what is rounding alone a root has any slope.
+    is_same = squares <= 16 * jnp.finfo(features.dtype).eps * sums
+    return 1 / (1 + jnp.where(is_same, 0.0, jnp.sqrt(jnp.where(is_same, 1.0, squares))))
+
+
+def same_label(labels: Array) -> Array:
+    """1 where two inputs have the same label, else 0: `[N]` to `[N, N]`, each with itself too.
+
+    Example:
+      >>> same_label(jnp.array([0, 1, 0]))[0].tolist()
+      [1.0, 0.0, 1.0]
+    """
+    check_labels(labels)
+    return (labels[:, None] == labels[None, :]).astype(jnp.float32)
+
+
+def similarity_divergence(
+    student: Array, teacher: Array, *, divergence: str = "kl", with_self: bool = True
+) -> Array:
+    r"""Divergence from a teacher's to a student's conditional similarities, nats, of a batch.
+
+    .. math:: E = \frac{1}{N} \sum_i \sum_j p_{ij} \log\frac{p_{ij}}{q_{ij}}, \qquad
+       p_{ij} = \frac{K^t_{ij}}{\sum_k K^t_{ik}}, \quad q_{ij} = \frac{K^s_{ij}}{\sum_k K^s_{ik}}
+
+    The mean over inputs of what each row's distribution is off: of the order of 1 / N where
+    similarities are alike, so that its weight beside another loss is large.
+
+    Args:
+      student: `[N, N]`, similarities, at least 0; smaller than 1e-7 counts as that. Gradients
+        flow through.
+      teacher: `[N, N]`. No gradients.
+      divergence: "kl" as above, or "jeffreys", (p - q)(log p - log q) in the sum.
+      with_self: whether an input's similarity with itself counts: it says nothing, and released
+        code has it.
+
+    Raises:
+      ValueError: for matrices that are not square or not alike, of fewer than two inputs, or
+        another divergence.
+
+    Example:
+      >>> alike = jnp.ones((2, 2))
+      >>> own = jnp.array([[1.0, 0.5], [0.5, 1.0]])
+      >>> print(f"{similarity_divergence(own, alike):.4f}")
+      0.0589
+
+    Reference:
+      Passalis and Tefas (2018), (3) to (7); their code has the mean over pairs, 1 / N of this, and
+      adds 1e-7 in the logarithms. Jeffreys': Passalis, Tzelepi and Tefas (2020), (9).
+    """
+    checks.check_choice("divergence", divergence, DIVERGENCES)
+    checks.check_same_shape("the student's similarities", student, "the teacher's", teacher)
+    shape = jnp.shape(student)
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
+        raise ValueError(f"similarities must be [N, N] with N >= 2, got shape {shape}.")
+    log_p, log_q = (
+        _log_shares(one, with_self) for one in (jax.lax.stop_gradient(teacher), student)
+    )
+    p = jnp.exp(log_p)
+    weights = p - jnp.exp(log_q) if divergence == "jeffreys" else p
+    terms = weights * (log_p - log_q)
+    if not with_self:
+        terms = jnp.where(jnp.eye(shape[0], dtype=bool), 0.0, terms)
+    return jnp.sum(terms) / shape[0]
+
+
+def probabilistic_knowledge_transfer(
+    student: Array,
+    teacher: Array,
+    *,
+    similarity_fn: Callable[[Array], Array] = cosine_similarity,
+    divergence: str = "kl",
+    with_self: bool = True,
+) -> Array:
+    r"""Divergence of how alike the inputs of a batch are to two layers, nats.
+
+    Args:
+      student: `[N, ...]`, of N inputs, of any width. Gradients flow through.
+      teacher: `[N, ...]`, of the same inputs, of any width. No gradients.
+      similarity_fn: features `[N, D]` to similarities `[N, N]`.
+      divergence, with_self: as of `similarity_divergence`.
+
+    Returns:
+      A scalar, 0 where similarities are proportional row by row.
+
+    Raises:
+      ValueError: for fewer than two inputs, or not as many of both; where values are known,
+        features that are not finite, or a teacher's that are all the same.
+      TypeError: for features that are not floating.
+
+    Example:
+      >>> h = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+      >>> print(f"{probabilistic_knowledge_transfer(5 * h, h):.4f}")  # Cosines know no scale.
+      0.0000
+
+    Reference:
+      Passalis and Tefas (2018), (7). With `student_t_similarity` and "jeffreys", and
+      summed with that of cosines: Passalis, Tzelepi and Tefas (2020), (7) to (9).
+    """
+    student, teacher = pair(student, teacher)
+    return similarity_divergence(
+        similarity_fn(student),
+        similarity_fn(teacher),
+        divergence=divergence,
+        with_self=with_self,
+    )
+
+
+def supervised_knowledge_transfer(
+    student: Array,
+    labels: Array,
+    *,
+    similarity_fn: Callable[[Array], Array] = cosine_similarity,
+    divergence: str = "kl",
+    with_self: bool = True,
+) -> Array:
+    """`probabilistic_knowledge_transfer` from the labels: inputs of one class are alike.
+
+    Args:
+      student: `[N, ...]`. Gradients flow through.
+      labels: `[N]`, integers.
+      similarity_fn, divergence, with_self: as of `probabilistic_knowledge_transfer`. Without
+        itself an input that is alone with its label has no one to be like, and counts as alike to
+        all.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError, TypeError: as `probabilistic_knowledge_transfer`; for labels that are no
+        integers, or not as many.
+
+    Example:
+      >>> h = jnp.array([[1.0, 0.0], [2.0, 0.0], [-1.0, 0.0]])
+      >>> print(f"{supervised_knowledge_transfer(h, jnp.array([0, 0, 1])):.4f}")
+      0.0000
+
+    Reference:
+      Passalis and Tefas (2018), section 3.
+    """
+    student = single("student", student)
+    check_labels(labels)
+    checks.check_shape("labels", labels, (len(student),))
+    return similarity_divergence(
+        similarity_fn(student), same_label(labels), divergence=divergence, with_self=with_self
+    )
+
+
+def quadratic_mutual_information(similarities: Array, labels: Array) -> Array:
+    r"""Quadratic mutual information of features and labels, at least 0, of a batch.
+
+    .. math:: I = V_\mathrm{in} + V_\mathrm{all} - 2 V_\mathrm{between}
+       = \int \sum_c (p(h, c) - p(h) p(c))^2 \, dh
+
+    with kernel density estimates on the batch, whose products integrate to the similarities. To be
+    maximised, or matched to a teacher's; no loss itself.
+
+    Args:
+      similarities: `[N, N]`, of a kernel that is positive definite, as `rbf_kernel` or cosines'.
+        Gradients flow through.
+      labels: `[N]`, integers.
+
+    Returns:
+      A scalar, in units of the similarities.
+
+    Raises:
+      ValueError: for shapes that do not fit, fewer than two inputs, labels that are no integers.
+
+    Example:
+      >>> apart = jnp.eye(2)
+      >>> float(quadratic_mutual_information(apart, jnp.array([0, 1])))
+      0.25
+
+    Reference:
+      Principe, Xu, Zhao and Fisher (2000), "Learning from examples with information theoretic
+      criteria"; Passalis and Tefas (2018), section 3.
+    """
+    check_labels(labels)
+    size = jnp.shape(labels)[0]
+    checks.check_shape("similarities", similarities, (size, size))
+    if size < 2:
+        raise ValueError("a batch of one input has no relations between inputs: give two or more.")
+    is_same = same_label(labels).astype(similarities.dtype)
+    share = jnp.mean(is_same, axis=1)  # Of each input's class.
+    within = jnp.sum(is_same * similarities)
+    everything = jnp.mean(share) * jnp.sum(similarities)
+    between = jnp.sum(share[:, None] * similarities)
+    return (within + everything - 2 * between) / size**2
+
+
+def _log_shares(similarities: Array, with_self: bool) -> Array:
+    """Logarithms of each row divided by its sum."""
+    logs = jnp.log(jnp.maximum(similarities, FLOOR))
+    if not with_self:
+        logs = jnp.where(jnp.eye(len(logs), dtype=bool), -jnp.inf, logs)
+    shares = jax.nn.log_softmax(logs, axis=1)
+    # Where they do not count they must not become infinity times 0 either.
+    return shares if with_self else jnp.where(jnp.eye(len(logs), dtype=bool), 0.0, shares)

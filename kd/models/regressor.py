@@ -1,0 +1,57 @@
+"""From a student's features to the shape of a teacher's."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kd.types import Array
+
+
+class Regressor(nn.Module):
+    """A layer between a student's features and a teacher's, of whatever shapes the two are.
+
+    Maps of the same positions, and sequences of one length, have one linear map of channels for all
+    positions, a convolution of 1 x 1. A larger map than the teacher's is convolved without padding,
+    by kernels that leave its size. Anything else is one row of features, mapped by a dense layer.
+
+    Attributes:
+      shape: of the teacher's features, without a batch axis.
+      hidden_sizes: channels of rectified layers before, at the student's own positions: none for
+        FitNets' regressor and TinyBERT's projection, three of 1 x 1 with the last one for VID's.
+      use_bias: of all layers.
+
+    Example:
+      >>> import jax
+      >>> regressor = Regressor((3, 3, 8))
+      >>> features = jnp.ones((5, 5, 2))
+      >>> params = regressor.init(jax.random.key(0), features)
+      >>> regressor.apply(params, features).shape, params["params"]["Conv_0"]["kernel"].shape
+      ((3, 3, 8), (3, 3, 2, 8))
+
+    Reference:
+      Romero et al. (2015), "FitNets: hints for thin deep nets", section 2.2.
+    """
+
+    shape: Sequence[int]
+    hidden_sizes: Sequence[int] = ()
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        wanted = tuple(self.shape)
+        for size in self.hidden_sizes:
+            features = nn.relu(nn.Dense(size, use_bias=self.use_bias)(features))
+        if features.shape[:-1] == wanted[:-1]:
+            return nn.Dense(wanted[-1], use_bias=self.use_bias)(features)
+        if len(wanted) == features.ndim == 3 and min(_more(features, wanted)) >= 0:
+            sides = [more + 1 for more in _more(features, wanted)]
+            return nn.Conv(wanted[-1], sides, padding="VALID", use_bias=self.use_bias)(features)
+        flat = nn.Dense(math.prod(wanted), use_bias=self.use_bias)(jnp.reshape(features, -1))
+        return jnp.reshape(flat, wanted)
+
+
+def _more(features: Array, wanted: tuple[int, ...]) -> tuple[int, int]:
+    """Pixels that the features have more on either side."""
+    return features.shape[0] - wanted[0], features.shape[1] - wanted[1]

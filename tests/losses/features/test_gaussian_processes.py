@@ -1,0 +1,257 @@
+"""Divergences of Gaussian processes: other libraries' in float64, and what they must not notice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import oracles
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import linalg
+
+from kd.losses import features
+from kd.losses.features import (
+    gaussian_process_bhattacharyya,
+    gaussian_process_hellinger,
+    gaussian_process_kl,
+    gaussian_process_wasserstein,
+    gram_square_error,
+    rbf_kernel,
+)
+
+LOSSES = [
+    getattr(features, name)
+    for name in features.__all__
+    if name.startswith(("gaussian_process", "gram"))
+]
+# Batch, width of the student, of the teacher: each on both sides of the batch.
+SHAPES = [(5, 8, 9), (9, 4, 3), (6, 3, 8), (6, 8, 3), (5, 5, 5)]
+
+
+def draws(shape, seed=0, offset=0.0):
+    size, student, teacher = shape
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(size, student)) + offset, rng.normal(size=(size, teacher)) + offset
+
+
+def covariances(student, teacher, jitter):
+    """Jittered Gram matrices, in float64."""
+    kernels = [one @ one.T / one.shape[1] for one in (student, teacher)]
+    noise = jitter * np.trace(kernels[1]) / len(student) * np.eye(len(student))
+    return [kernel + noise for kernel in kernels]
+
+
+def root_of(kernel):
+    values, vectors = np.linalg.eigh(kernel)
+    return vectors @ np.diag(np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def by_hand(loss, student, teacher, jitter):
+    """The loss by dense matrices and their square roots."""
+    k, t = covariances(student, teacher, jitter)
+    log_det = lambda a: np.linalg.slogdet(a)[1]
+    if loss is gaussian_process_kl:
+        return 0.5 * (np.trace(np.linalg.solve(t, k)) - len(k) + log_det(t) - log_det(k))
+    distance = 0.5 * log_det((k + t) / 2) - 0.25 * (log_det(k) + log_det(t))
+    if loss is gaussian_process_bhattacharyya:
+        return distance
+    if loss is gaussian_process_hellinger:
+        return 1 - np.exp(-distance)
+    k, t = covariances(student, teacher, 0.0)
+    if loss is gram_square_error:
+        return np.mean((k - t) ** 2)
+    # The trace of the root is the sum of the singular values of the roots' product.
+    values = np.linalg.svd(root_of(k) @ root_of(t), compute_uv=False)
+    return np.trace(k) + np.trace(t) - 2 * np.sum(values)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_value_and_gradient_by_dense_matrices(loss, shape, x64):
+    student, teacher = draws(shape)
+    given = {"jitter": 0.05} if "jitter" in loss.__kwdefaults__ else {}
+    expected = by_hand(loss, student, teacher, 0.05)
+    fn = lambda s: loss(s, jnp.asarray(teacher), **given)
+    value, slope = jax.value_and_grad(fn)(jnp.asarray(student))
+    assert float(value) == pytest.approx(expected, rel=1e-6, abs=1e-7)
+    # Differences of roots of singular matrices would be rounding: there, of the value just checked.
+    by_steps = (
+        fn if loss is gaussian_process_wasserstein else (lambda x: by_hand(loss, x, teacher, 0.05))
+    )
+    flat = lambda x: np.array([float(by_steps(x.reshape(student.shape)))])
+    steps = oracles.central_jacobian(flat, student.ravel())[0].reshape(student.shape)
+    np.testing.assert_allclose(slope, steps, rtol=2e-5, atol=2e-6)
+    # Forwards too, and compiled.
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=student.shape))
+    _, along = jax.jvp(jax.jit(fn), (jnp.asarray(student),), (direction,))
+    assert float(along) == pytest.approx(float(jnp.sum(slope * direction)), rel=1e-9)
+
+
+def test_the_kl_and_its_means_are_numpyros(x64):
+    student, teacher = draws((6, 4, 9))
+    means = np.random.default_rng(1).normal(size=(2, 6))
+    k, t = covariances(student, teacher, 1e-3)
+    own, other = (
+        dist.MultivariateNormal(jnp.asarray(mean), covariance_matrix=jnp.asarray(kernel))
+        for mean, kernel in zip(means, (k, t), strict=True)
+    )
+    expected = float(dist.kl_divergence(own, other))
+    found = gaussian_process_kl(*map(jnp.asarray, (student, teacher)), means=tuple(means))
+    assert float(found) == pytest.approx(expected, rel=1e-9)
+    slope = jax.grad(
+        lambda mean: gaussian_process_kl(
+            jnp.asarray(student), jnp.asarray(teacher), means=(mean, jnp.asarray(means[1]))
+        )
+    )(jnp.asarray(means[0]))
+    np.testing.assert_allclose(slope, np.linalg.solve(t, means[0] - means[1]), rtol=1e-8)
+
+
+@pytest.mark.parametrize("loss", [one for one in LOSSES], ids=lambda loss: loss.__name__)
+def test_another_kernel(loss, x64):
+    """Distances' kernel: by the same formulas on features whose products it is."""
+    student, teacher = draws((5, 3, 4))
+    kernel = rbf_kernel(1.5)
+    given = {"jitter": 0.05} if "jitter" in loss.__kwdefaults__ else {}
+    factors = []
+    for one in (student, teacher):
+        square = np.sum((one[:, None] - one[None]) ** 2, axis=-1)
+        gram = np.exp(-0.5 * square / (1.5**2 * one.shape[1]))
+        np.testing.assert_allclose(kernel(jnp.asarray(one)), gram, rtol=1e-9)
+        factors.append(np.linalg.cholesky(gram) * 5**0.5)  # Their width is 5.
+    expected = by_hand(loss, *factors, 0.05)
+    fn = lambda s: loss(s, jnp.asarray(teacher), kernel_fn=kernel, **given)
+    assert float(fn(jnp.asarray(student))) == pytest.approx(expected, rel=1e-4)
+    flat = lambda x: np.array([float(fn(jnp.asarray(x.reshape(student.shape))))])
+    steps = oracles.central_jacobian(flat, student.ravel())[0].reshape(student.shape)
+    np.testing.assert_allclose(jax.grad(fn)(jnp.asarray(student)), steps, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+@given(seed=st.integers(0, 1000), shape=st.sampled_from(SHAPES))
+def test_rotations_are_not_seen_and_factors_are(loss, seed, shape):
+    student, teacher = draws(shape, seed)
+    rng = np.random.default_rng(seed + 1)
+    turns = [linalg.qr(rng.normal(size=(one.shape[1],) * 2))[0] for one in (student, teacher)]
+    with jax.enable_x64(True):
+        given = map(jnp.asarray, (student, teacher, student @ turns[0], teacher @ turns[1]))
+        student, teacher, turned, turned_teacher = given
+        expected = float(loss(student, teacher))
+        assert float(loss(turned, turned_teacher)) == pytest.approx(expected, rel=1e-7)
+        # The teacher's own features, rotated: nothing is left of it.
+        assert abs(float(loss(turned_teacher, teacher))) < 1e-9
+        slope = jax.grad(loss)(turned_teacher, teacher)
+        np.testing.assert_allclose(slope, np.zeros_like(slope), atol=1e-9)
+        assert float(loss(1.5 * turned_teacher, teacher)) > 1e-3
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+@pytest.mark.parametrize("shape", [(5, 8, 9), (9, 4, 3)], ids=str)
+def test_single_precision_at_singular_kernels(loss, shape):
+    """Inputs that are twice in a batch, a student that is dead, and one that is the teacher."""
+    student, teacher = (jnp.asarray(one, jnp.float32) for one in draws(shape))
+    twice = student.at[1].set(student[0]), teacher.at[1].set(teacher[0])
+    for s, t in (twice, (jnp.zeros_like(student), teacher), (teacher, teacher)):
+        value, slope = jax.value_and_grad(loss)(s, t)
+        assert np.isfinite(value) and np.all(np.isfinite(slope))
+    assert float(loss(teacher, teacher)) == pytest.approx(0.0, abs=3e-4)
+
+
+def test_single_precision_is_enough_for_a_batch():
+    """Rectified features of 256 inputs, on either side of their width, against float64."""
+    for widths in ((512, 384), (64, 512), (64, 96)):
+        one, other = (np.maximum(x, 0) for x in draws((256, *widths)))
+        found, slope = jax.value_and_grad(gaussian_process_kl)(
+            jnp.asarray(one, jnp.float32), jnp.asarray(other, jnp.float32)
+        )
+        assert float(found) == pytest.approx(
+            by_hand(gaussian_process_kl, one, other, 1e-3), rel=1e-3
+        )
+        with jax.enable_x64(True):
+            exact = jax.grad(gaussian_process_kl)(jnp.asarray(one), jnp.asarray(other))
+        error = np.linalg.norm(np.asarray(slope) - np.asarray(exact)) / np.linalg.norm(exact)
+        assert error < 1e-3
+
+
+def test_the_published_prior_rewards_collapse_and_the_divergence_does_not(x64):
+    """A student whose features vanish, as by the paper's last display and as by its KL."""
+    student, teacher = draws((6, 8, 8))
+
+    def published(scale):
+        k, t = covariances(scale * student, teacher, 1e-3)
+        return (
+            np.linalg.slogdet(t)[1]
+            - np.linalg.slogdet(k)[1]
+            - 0.5 * np.trace(np.linalg.solve(t, k))
+        )
+
+    def prior(scale):
+        return -float(gaussian_process_kl(jnp.asarray(scale * student), jnp.asarray(teacher)))
+
+    scales = [1.0, 0.1, 0.01, 0.0]
+    assert [published(s) for s in scales] == sorted(published(s) for s in scales)
+    # Down to where the scale is the teacher's; then the density of what vanishes falls too.
+    best = max(np.linspace(0.01, 2, 200), key=prior)
+    assert 0.05 < best and prior(0.0) < prior(0.01) < prior(best)
+
+
+def test_no_gradient_flows_into_a_teacher():
+    student, teacher = (jnp.asarray(one, jnp.float32) for one in draws((5, 3, 4)))
+    for loss in LOSSES:
+        slope = jax.grad(loss, argnums=1)(student, teacher)
+        np.testing.assert_array_equal(slope, np.zeros_like(slope))
+
+
+def test_centring_takes_means_of_features_off(x64):
+    student, teacher = map(jnp.asarray, draws((6, 4, 5), offset=3.0))
+    for loss in LOSSES:
+        found = float(loss(student, teacher, centre=True))
+        moved = float(loss(student + 7.0, teacher - 2.0, centre=True))
+        assert moved == pytest.approx(found, rel=1e-9)
+        assert float(loss(student, teacher)) != pytest.approx(found, rel=1e-3)
+        by_hand = loss(
+            student - student.mean(0, keepdims=True), teacher - teacher.mean(0, keepdims=True)
+        )
+        assert float(by_hand) == pytest.approx(found, rel=1e-9)
+
+
+def test_images_are_rows_of_features():
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.normal(size=(4, 3, 3, 2)), jnp.float32)
+    flat = jnp.asarray(rng.normal(size=(4, 7)), jnp.float32)
+    found = gaussian_process_kl(image, flat)
+    assert float(found) == float(gaussian_process_kl(image.reshape(4, 18), flat))
+    half = gaussian_process_kl(image.astype(jnp.bfloat16), flat)
+    assert half.dtype == jnp.float32 and float(half) == pytest.approx(float(found), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "message"),
+    [
+        (np.zeros((1, 3)), np.ones((1, 3)), "a batch of one input"),
+        (np.zeros((3, 3)), np.eye(4), "3 of the one's and 4"),
+        (np.zeros(3), np.eye(3), r"student's features must be \[N, ...\]"),
+        (np.eye(3), np.zeros((3, 0)), r"teacher's features must be \[N, ...\]"),
+        (np.full((3, 3), np.nan), np.eye(3), "student's features must be finite"),
+        (np.eye(3), np.full((3, 3), np.inf), "teacher's features must be finite"),
+        (np.eye(3), np.ones((3, 3)), "the same at all 3 inputs"),
+    ],
+)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_raises(loss, student, teacher, message):
+    with pytest.raises(ValueError, match=message):
+        loss(jnp.asarray(student, jnp.float32), jnp.asarray(teacher, jnp.float32))
+
+
+def test_raises_of_other_arguments():
+    one = jnp.eye(3)
+    for loss in LOSSES:
+        with pytest.raises(TypeError, match="student's features must be floating"):
+            loss(jnp.eye(3, dtype=jnp.int32), one)
+        if "jitter" in loss.__kwdefaults__:
+            with pytest.raises(ValueError, match="jitter"):
+                loss(one, one, jitter=0.0)
+    with pytest.raises(ValueError, match="length_scale"):
+        rbf_kernel(-1.0)
+    with pytest.raises(ValueError, match="the mean of the teacher"):
+        gaussian_process_kl(one, one, means=(jnp.zeros(3), jnp.zeros(2)))

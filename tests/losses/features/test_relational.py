@@ -1,0 +1,156 @@
+"""Relations of inputs, by NumPy's loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from kd.losses.features import (
+    cosine_similarity,
+    probabilistic_knowledge_transfer,
+    quadratic_mutual_information,
+    rbf_kernel,
+    same_label,
+    similarity_divergence,
+    student_t_similarity,
+    supervised_knowledge_transfer,
+)
+
+RNG = np.random.default_rng(0)
+STUDENT, TEACHER = RNG.normal(size=(5, 3)), RNG.normal(size=(5, 4))
+LABELS = np.array([0, 2, 0, 1, 2])
+KERNELS = [cosine_similarity, student_t_similarity]
+
+
+def similarity(fn, h):
+    """Entry by entry."""
+    found = np.empty((len(h), len(h)))
+    for i, a in enumerate(h):
+        for j, b in enumerate(h):
+            if fn is cosine_similarity:
+                found[i, j] = (a @ b / np.linalg.norm(a) / np.linalg.norm(b) + 1) / 2
+            else:
+                found[i, j] = 1 / (1 + np.linalg.norm(a - b))
+    return found
+
+
+def divergence_of(student, teacher, divergence, with_self):
+    total = 0.0
+    for i in range(len(student)):
+        others = [j for j in range(len(student)) if with_self or j != i]
+        q, p = (one[i, others] / one[i, others].sum() for one in (student, teacher))
+        weights = p - q if divergence == "jeffreys" else p
+        total += np.sum(weights * np.log(p / q))
+    return total / len(student)
+
+
+@pytest.mark.parametrize("with_self", [True, False])
+@pytest.mark.parametrize("divergence", ["kl", "jeffreys"])
+@pytest.mark.parametrize("fn", KERNELS, ids=lambda fn: fn.__name__)
+def test_value_and_gradient_by_loops(fn, divergence, with_self, x64):
+    loss = lambda s: probabilistic_knowledge_transfer(
+        s, jnp.asarray(TEACHER), similarity_fn=fn, divergence=divergence, with_self=with_self
+    )
+    by_hand = lambda s: divergence_of(
+        similarity(fn, s), similarity(fn, TEACHER), divergence, with_self
+    )
+    value, slope = jax.value_and_grad(loss)(jnp.asarray(STUDENT))
+    assert float(value) == pytest.approx(by_hand(STUDENT), rel=1e-8)
+    flat = lambda x: np.array([by_hand(x.reshape(STUDENT.shape))])
+    steps = oracles.central_jacobian(flat, STUDENT.ravel())[0].reshape(STUDENT.shape)
+    np.testing.assert_allclose(slope, steps, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("fn", KERNELS, ids=lambda fn: fn.__name__)
+def test_what_is_alike_costs_nothing(fn):
+    h = jnp.asarray(TEACHER, jnp.float32)
+    turned = h @ jnp.asarray(np.linalg.qr(RNG.normal(size=(4, 4)))[0], jnp.float32)
+    value, slope = jax.value_and_grad(probabilistic_knowledge_transfer)(turned, h, similarity_fn=fn)
+    assert float(value) == pytest.approx(0, abs=1e-6) and np.max(np.abs(slope)) < 1e-5
+    slope = jax.grad(probabilistic_knowledge_transfer, argnums=1)(
+        jnp.asarray(STUDENT, jnp.float32), h, similarity_fn=fn
+    )
+    assert not np.any(slope)  # Nothing flows into a teacher.
+
+
+@pytest.mark.parametrize("fn", KERNELS, ids=lambda fn: fn.__name__)
+def test_features_that_are_alike_opposite_or_dead(fn):
+    """Distances of 0, cosines of -1 and lengths of 0: finite, forwards and back."""
+    h = jnp.asarray(STUDENT, jnp.float32)
+    for given in (h.at[1].set(h[0]), h.at[1].set(-h[0]), h.at[1].set(0.0), jnp.zeros_like(h)):
+        for divergence in ("kl", "jeffreys"):
+            value, slope = jax.value_and_grad(probabilistic_knowledge_transfer)(
+                given, jnp.asarray(TEACHER, jnp.float32), similarity_fn=fn, divergence=divergence
+            )
+            assert np.isfinite(value) and np.all(np.isfinite(slope))
+    far = 1e4 + h
+    np.testing.assert_allclose(student_t_similarity(far), student_t_similarity(h), atol=2e-3)
+
+
+@pytest.mark.parametrize("fn", KERNELS, ids=lambda fn: fn.__name__)
+def test_supervised_by_loops(fn, x64):
+    is_same = np.maximum(LABELS[:, None] == LABELS[None, :], 1e-7)
+    found = supervised_knowledge_transfer(jnp.asarray(STUDENT), LABELS, similarity_fn=fn)
+    expected = divergence_of(similarity(fn, STUDENT), is_same, "kl", True)
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+    # Alone with its label and without itself: as alike to all.
+    found = supervised_knowledge_transfer(
+        jnp.asarray(STUDENT), LABELS, similarity_fn=fn, with_self=False
+    )
+    expected = divergence_of(similarity(fn, STUDENT), is_same, "kl", False)
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_quadratic_mutual_information_is_its_integral(x64):
+    """Of densities on a line, whose kernel's square root is a narrower Gaussian."""
+    h = RNG.normal(size=6)
+    labels = np.array([0, 0, 1, 1, 1, 2])
+    scale = 0.7
+    grid = np.linspace(-8, 8, 20_001)
+    width = scale / 2**0.5  # Two of that width convolve to one of the scale.
+    bumps = np.exp(-0.5 * ((grid[None] - h[:, None]) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+    everything = bumps.mean(0)
+    expected = 0.0
+    for label in range(3):
+        joint = bumps[labels == label].sum(0) / 6
+        expected += np.trapezoid((joint - np.mean(labels == label) * everything) ** 2, grid)
+    kernel = rbf_kernel(scale)(jnp.asarray(h[:, None])) / (scale * np.sqrt(2 * np.pi))
+    found = quadratic_mutual_information(kernel, labels)
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+    alone = quadratic_mutual_information(kernel, np.zeros(6, int))
+    assert float(alone) == pytest.approx(0.0, abs=1e-12)
+    slope = jax.grad(lambda k: quadratic_mutual_information(k, labels))(kernel)
+    assert np.all(np.isfinite(slope)) and np.any(slope)
+
+
+def test_raises():
+    h = jnp.asarray(STUDENT, jnp.float32)
+    for loss in (
+        lambda s, **given: probabilistic_knowledge_transfer(s, h, **given),
+        lambda s, **given: supervised_knowledge_transfer(s, LABELS, **given),
+    ):
+        with pytest.raises(ValueError, match="divergence must be one of kl, jeffreys; got 'js'"):
+            loss(h, divergence="js")
+        with pytest.raises(ValueError, match="a batch of one input"):
+            loss(h[:1])
+        with pytest.raises(ValueError, match="student's features must be finite"):
+            loss(h.at[0].set(np.nan))
+        with pytest.raises(TypeError, match="student's features must be floating"):
+            loss(h.astype(int))
+    with pytest.raises(ValueError, match="the same at all 5 inputs"):
+        probabilistic_knowledge_transfer(h, jnp.ones((5, 2)))
+    with pytest.raises(ValueError, match="labels must have shape"):
+        supervised_knowledge_transfer(h, LABELS[:3])
+    with pytest.raises(TypeError, match="labels must be integers"):
+        supervised_knowledge_transfer(h, jnp.zeros(5))
+    with pytest.raises(ValueError, match=r"similarities must be \[N, N\]"):
+        similarity_divergence(jnp.ones((2, 3)), jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match="must have the same shape"):
+        similarity_divergence(jnp.ones((2, 2)), jnp.ones((3, 3)))
+    with pytest.raises(ValueError, match="similarities"):
+        quadratic_mutual_information(jnp.ones((3, 3)), LABELS)
+    with pytest.raises(ValueError, match="a batch of one input"):
+        quadratic_mutual_information(jnp.ones((1, 1)), LABELS[:1])
+    with pytest.raises(ValueError, match="labels must have rank 1"):
+        same_label(LABELS[None])

@@ -1,0 +1,55 @@
+"""Regressors from one shape to another, by NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd.models import Regressor
+
+RNG = np.random.default_rng(0)
+
+
+def applied(regressor, features):
+    x = jnp.asarray(features, jnp.float32)
+    params = regressor.init(jax.random.key(0), x)
+    return np.asarray(regressor.apply(params, x)), jax.tree.map(np.asarray, params["params"])
+
+
+@pytest.mark.parametrize("shape", [(4,), (6, 4), (3, 2, 4)])
+def test_channels_are_mapped_at_each_position(shape):
+    features = RNG.normal(size=(*shape[:-1], 5))
+    found, layers = applied(Regressor(shape), features)
+    layer = layers["Dense_0"]
+    assert found.shape == shape and set(layers) == {"Dense_0"}
+    np.testing.assert_allclose(found, features @ layer["kernel"] + layer["bias"], atol=1e-5)
+
+
+def test_a_larger_map_is_convolved_to_the_teachers_size():
+    features = RNG.normal(size=(5, 4, 2))
+    found, layers = applied(Regressor((3, 3, 6)), features)
+    kernel = layers["Conv_0"]["kernel"]
+    assert kernel.shape == (3, 2, 2, 6)
+    for i in range(3):
+        for j in range(3):
+            expected = np.einsum("abc,abcd->d", features[i : i + 3, j : j + 2], kernel)
+            np.testing.assert_allclose(found[i, j], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 6, 3), (4, 3)])
+def test_other_shapes_are_one_row(shape):
+    features = RNG.normal(size=(3, 3, 2))
+    found, layers = applied(Regressor(shape, use_bias=False), features)
+    expected = (features.ravel() @ layers["Dense_0"]["kernel"]).reshape(shape)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert set(layers["Dense_0"]) == {"kernel"}
+
+
+def test_hidden_layers_come_first():
+    features = RNG.normal(size=(3, 3, 2))
+    found, layers = applied(Regressor((3, 3, 4), hidden_sizes=(8, 5)), features)
+    h = features
+    for index in range(2):
+        layer = layers[f"Dense_{index}"]
+        h = np.maximum(h @ layer["kernel"] + layer["bias"], 0)
+    np.testing.assert_allclose(found, h @ layers["Dense_2"]["kernel"], atol=1e-5)
