@@ -43,6 +43,7 @@ from kd.inference.expectations import (
     running_quantiles,
     smoothed_log_probs,
 )
+from kd.inference.feature_priors import feature_log_prior
 from kd.inference.geometric_path import geometric_path
 from kd.inference.laplace import LaplaceResult, logistic_laplace
 from kd.inference.log_weights import Proposal, proposal_log_weights, target_log_weights
@@ -77,6 +78,7 @@ __all__ = [
     "data_logits",
     "entropy",
     "expectation_maximization",
+    "feature_log_prior",
     "fit_dirichlet",
     "fit_mixture",
     "geometric_path",

@@ -23,15 +23,15 @@ class CNN(nn.Module):
       hidden_sizes: units of each dense layer before the last.
       num_outputs: C.
       kernel_size: side of the kernels, pixels.
-      pool_size: side of the squares, pixels; each image's rest is dropped.
+      pool_size: side of the squares, pixels, or one a convolution; each image's rest is dropped.
       activation_fn: elementwise.
       dropout_rate: share of the channels after each pooling, whole ones, and of each dense layer's
         units that are dropped, in [0, 1], where `apply` is given `deterministic=False` and
         `rngs={"dropout": key}`; by default nothing is.
 
     Raises:
-      ValueError: when applied, if the input has no three axes, or is too small, or the rate is
-        another number.
+      ValueError: when applied, if the input has no three axes, or is too small, there are not as
+        many pool sizes as convolutions, or the rate is another number.
 
     Example:
       >>> import jax
@@ -51,7 +51,7 @@ class CNN(nn.Module):
     hidden_sizes: Sequence[int]
     num_outputs: int
     kernel_size: int = 4
-    pool_size: int = 2
+    pool_size: int | Sequence[int] = 2
     activation_fn: Callable[[Array], Array] = nn.relu
     dropout_rate: float = 0.0
 
@@ -59,18 +59,26 @@ class CNN(nn.Module):
     def __call__(self, x: Array, *, deterministic: bool = True) -> Array:
         checks.check_rank("x", x, 3)
         checks.check_weight("dropout_rate", self.dropout_rate)
-        for name in ("kernel_size", "pool_size"):
-            checks.check_count(name, getattr(self, name))
+        checks.check_count("kernel_size", self.kernel_size)
+        pools = self.pool_size
+        pools = tuple(pools) if isinstance(pools, Sequence) else (pools,) * len(self.channels)
+        if len(pools) != len(self.channels):
+            raise ValueError(
+                f"there must be a pool_size for each of {len(self.channels)} convolutions, got "
+                f"{len(pools)}."
+            )
+        for size in pools:
+            checks.check_count("pool_size", size)
         for size in (*self.channels, *self.hidden_sizes):
             checks.check_count("each of channels and hidden_sizes", size)
-        for index, size in enumerate(self.channels):
-            if min(x.shape[:2]) < self.kernel_size + self.pool_size - 1:
+        for index, (size, pool) in enumerate(zip(self.channels, pools, strict=True)):
+            if min(x.shape[:2]) < self.kernel_size + pool - 1:
                 raise ValueError(
                     f"an image of {x.shape[0]} x {x.shape[1]} is too small for kernels of "
-                    f"{self.kernel_size} and pooling by {self.pool_size}."
+                    f"{self.kernel_size} and pooling by {pool}."
                 )
             layer = ConvolveAndPool(
-                size, self.kernel_size, self.pool_size, self.activation_fn, name=f"Conv_{index}"
+                size, self.kernel_size, pool, self.activation_fn, name=f"Conv_{index}"
             )
             x = layer(x)
             whole_channels = nn.Dropout(self.dropout_rate, broadcast_dims=(0, 1))

@@ -9,6 +9,7 @@ from kd.streams.composition import (
     with_keys,
     with_masks,
     with_noise,
+    with_relative_noise,
     with_signs,
 )
 from kd.streams.expectations import (
@@ -23,7 +24,14 @@ from kd.streams.generators import (
     nade_conditionals,
     nearest_neighbours,
 )
-from kd.streams.labelling import CacheTooLargeError, cache_bytes, label, label_dataset
+from kd.streams.labelling import (
+    CacheTooLargeError,
+    cache_bytes,
+    features_dataset,
+    label,
+    label_dataset,
+    label_features,
+)
 from kd.streams.resampling import bootstrap, resample
 
 __all__ = [
@@ -38,10 +46,12 @@ __all__ = [
     "cache_bytes",
     "chain",
     "estimate_bytes",
+    "features_dataset",
     "forget",
     "gaussian_noise",
     "label",
     "label_dataset",
+    "label_features",
     "map_batch",
     "merge",
     "munge",
@@ -54,5 +64,6 @@ __all__ = [
     "with_keys",
     "with_masks",
     "with_noise",
+    "with_relative_noise",
     "with_signs",
 ]

@@ -81,6 +81,52 @@ def with_noise(
     return Stream(stream.init, next_)
 
 
+def with_relative_noise(stream: Stream, name: str, *, scale: float, share: float = 1.0) -> Stream:
+    r"""Multiplies an entry by noise, afresh in every batch: a noisy teacher's logits.
+
+    .. math:: z' = (1 + \xi) z, \qquad \xi \sim \mathcal{N}(0, \sigma^2)
+
+    Args:
+      stream: batches with the entry.
+      name: of it, `[B, ...]`, floating; each number has noise of its own.
+      scale: :math:`\sigma`.
+      share: probability that an example is perturbed, in (0, 1].
+
+    Raises:
+      ValueError: if `scale` is not positive or `share` no probability; when traced, if there is no
+        such entry.
+      TypeError: when traced, if the entry is not floating.
+
+    Example:
+      >>> from kd import streams
+      >>> logits = streams.resample({"x": jnp.zeros(5), "logits": jnp.ones((5, 3))}, 5)
+      >>> stream = with_relative_noise(logits, "logits", scale=0.1)
+      >>> _, batch = stream.next(jax.random.key(1), stream.init(jax.random.key(0)))
+      >>> bool(jnp.all(batch["logits"] != 1))
+      True
+
+    Reference:
+      Sau and Balasubramanian (2016), "Deep model compression: distilling knowledge from noisy
+      teachers", section 3.
+    """
+    checks.check_positive("scale", scale)
+    checks.check_fraction("share", share)
+
+    def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
+        stream_key, noise_key, choice_key = jax.random.split(key, 3)
+        state, batch = stream.next(stream_key, state)
+        if name not in batch:
+            raise ValueError(f"a batch has no {name!r}; it has {', '.join(sorted(batch))}.")
+        value = batch[name]
+        checks.check_floating(name, value)
+        noise = scale * jax.random.normal(noise_key, value.shape, value.dtype)
+        chosen = jax.random.bernoulli(choice_key, share, value.shape[:1])
+        chosen = chosen.reshape(-1, *(1,) * (value.ndim - 1))
+        return state, {**batch, name: value * (1 + jnp.where(chosen, noise, 0.0))}
+
+    return Stream(stream.init, next_)
+
+
 def with_keys(stream: Stream, *, name: str = "key") -> Stream:
     """Adds a fresh key for each input, `[B]`: what dropout draws from.
 

@@ -55,7 +55,54 @@ def label(
     """
     checks.check_choice("derivatives", derivatives, DERIVATIVES)
     checks.check_count("num_batches", num_batches)
-    answer_fn = jax.vmap(_labeller(teacher_fn, derivatives))
+    return _labelled(stream, jax.vmap(_labeller(teacher_fn, derivatives)), num_batches)
+
+
+def label_features(
+    stream: Stream,
+    features_fn: Callable[[Array], PyTree],
+    *,
+    name: str = "teacher_features",
+    num_batches: int = 1,
+) -> Stream:
+    """Adds what a teacher's layers say: for `kd.losses.features`.
+
+    Args:
+      stream: batches with inputs under `"x"`, `[B, ...]`.
+      features_fn: one input to features, arrays by name: `kd.models.features_of` with the
+        teacher's parameters.
+      name: of the entry in a batch.
+      num_batches: minibatches that the teacher is asked for at once, as of `label`.
+
+    Returns:
+      A stream of batches with the features, each `[B, ...]`. No gradient flows into a teacher.
+
+    Raises:
+      ValueError: if `num_batches` < 1; (when traced) if a batch has that entry already.
+
+    Example:
+      >>> from kd import models, streams
+      >>> teacher = models.MLP((5,), 3)
+      >>> params = teacher.init(jax.random.key(0), jnp.zeros(2))
+      >>> features_fn = models.features_of(teacher, ["hidden_0"])
+      >>> stream = label_features(
+      ...     streams.gaussian_noise((2,), 4), lambda x: features_fn(params, x))
+      >>> _, batch = stream.next(jax.random.key(2), stream.init(jax.random.key(1)))
+      >>> batch["teacher_features"]["hidden_0"].shape
+      (4, 5)
+    """
+    checks.check_count("num_batches", num_batches)
+
+    def answer(example: Batch) -> Batch:
+        if name in example:
+            raise ValueError(f"the stream has {name!r} in a batch already.")
+        return {name: jax.lax.stop_gradient(features_fn(example["x"]))}
+
+    return _labelled(stream, jax.vmap(answer), num_batches)
+
+
+def _labelled(stream: Stream, answer_fn: Callable[[Batch], Batch], num_batches: int) -> Stream:
+    """The stream with answers to a batch, asked for several batches at once."""
 
     def draw(key: Key, stream_state: PyTree) -> tuple[PyTree, Batch]:
         keys = jax.random.split(key, num_batches)
@@ -73,10 +120,47 @@ def label(
     return blocks(stream.init, draw, num_batches=num_batches)
 
 
+def features_dataset(
+    data: Batch,
+    features_fn: Callable[[Array], PyTree],
+    *,
+    name: str = "teacher_features",
+    block_size: int = 400,
+    max_bytes: float | None = None,
+) -> Batch:
+    """A data set with what a teacher's layers say, computed once: where no input is altered.
+
+    Args:
+      data: arrays of one common leading length N, inputs under `"x"`.
+      features_fn: one input to features, arrays by name.
+      name: of the entry.
+      block_size: examples a question to the teacher.
+      max_bytes: refuse to take more memory than this for the features.
+
+    Returns:
+      `data` with the features, each `[N, ...]`.
+
+    Raises:
+      CacheTooLargeError: before anything is computed, with both numbers.
+      ValueError: if `block_size` < 1, or features are not finite.
+      TypeError: if `data` is no such dictionary.
+
+    Example:
+      >>> data = {"x": jnp.arange(6.0).reshape(3, 2)}
+      >>> features_dataset(data, lambda x: {"sum": jnp.sum(x)})["teacher_features"]["sum"].tolist()
+      [1.0, 5.0, 9.0]
+    """
+    answer_fn = lambda example: {name: features_fn(example["x"])}  # noqa: E731
+    found = _answers(data, answer_fn, block_size=block_size, max_bytes=max_bytes, what="features")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(found[name]):
+        checks.check_finite(f"the teacher's features{jax.tree_util.keystr(path)}", leaf)
+    return {**data, **found}
+
+
 def cache_bytes(data: Batch, teacher_fn: LogProbFn, *, derivatives: str | None = None) -> int:
     """Memory that `label_dataset` would take for the labels alone, in bytes."""
-    labels = _label_shapes(data, teacher_fn, derivatives)
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(labels))
+    checks.check_choice("derivatives", derivatives, (None, JACOBIAN))
+    return _bytes_of(_shapes_of(data, _labeller(teacher_fn, derivatives)))
 
 
 def label_dataset(
@@ -116,38 +200,59 @@ def label_dataset(
       >>> print(jnp.exp(labelled["teacher_log_probs"][0]))  # Probabilities, for cross_entropy.
       [0.5 0.5]
     """
+    checks.check_choice("derivatives", derivatives, (None, JACOBIAN))
+    labels = _answers(
+        data,
+        _labeller(teacher_fn, derivatives),
+        block_size=block_size,
+        max_bytes=max_bytes,
+        what="labels",
+        on_block=on_block,
+    )
+    _check_log_probs(labels["teacher_log_probs"])
+    return {**data, **labels}
+
+
+def _answers(
+    data: Batch,
+    answer_fn: Callable[[Batch], Batch],
+    *,
+    block_size: int,
+    max_bytes: float | None,
+    what: str,
+    on_block: Callable[[int], None] | None = None,
+) -> Batch:
+    """Answers to all examples, block by block."""
     checks.check_count("block_size", block_size)
-    needed = cache_bytes(data, teacher_fn, derivatives=derivatives)
-    if max_bytes is not None and needed > max_bytes:
+    shapes = _shapes_of(data, answer_fn)
+    needed = _bytes_of(shapes)
+    if max_bytes is not None and not needed <= max_bytes:
         raise CacheTooLargeError(
-            f"the teacher's labels would take {needed / 1e9:.3g} GB and "
+            f"the teacher's {what} would take {needed / 1e9:.3g} GB and "
             f"{max_bytes / 1e9:.3g} GB are allowed."
         )
     num_examples = checks.check_same_length("data", data)
     block_size = min(block_size, num_examples)
-    answer_fn = jax.vmap(_labeller(teacher_fn, derivatives))
 
-    def fill(labels: Batch, data: Batch, start: Array) -> Batch:
+    def fill(answers: Batch, data: Batch, start: Array) -> Batch:
         block = jax.tree.map(
             lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, block_size), data
         )
         return jax.tree.map(
             lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, start, 0),
-            labels,
-            answer_fn(block),
+            answers,
+            jax.vmap(answer_fn)(block),
         )
 
-    shapes = _label_shapes(data, teacher_fn, derivatives)
-    labels = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    fill = hoisted_jit(fill, labels, data, 0, donate_argnums=(0,))
+    answers = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    fill = hoisted_jit(fill, answers, data, 0, donate_argnums=(0,))
     for start in range(0, num_examples, block_size):
         # The last block reaches back so that every block has one size.
-        labels = fill(labels, data, min(start, num_examples - block_size))
+        answers = fill(answers, data, min(start, num_examples - block_size))
         if on_block is not None:
-            jax.block_until_ready(labels)
+            jax.block_until_ready(answers)
             on_block(min(start + block_size, num_examples))
-    _check_log_probs(labels["teacher_log_probs"])
-    return {**data, **labels}
+    return answers
 
 
 def _check_log_probs(log_probs: Array) -> None:
@@ -188,10 +293,13 @@ def _labeller(teacher_fn: LogProbFn, derivatives: str | None) -> Callable[[Batch
     return answer
 
 
-def _label_shapes(data: Batch, teacher_fn: LogProbFn, derivatives: str | None) -> Any:
-    checks.check_choice("derivatives", derivatives, (None, JACOBIAN))
+def _shapes_of(data: Batch, answer_fn: Callable[[Batch], Batch]) -> Any:
     if not isinstance(data, dict) or "x" not in data:
         found = f"the keys {sorted(data)}" if isinstance(data, dict) else type(data).__name__
         raise TypeError(f"data must be a dictionary with the inputs under 'x', got {found}.")
     checks.check_same_length("data", data)
-    return jax.eval_shape(jax.vmap(_labeller(teacher_fn, derivatives)), data)
+    return jax.eval_shape(jax.vmap(answer_fn), data)
+
+
+def _bytes_of(shapes: PyTree) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))

@@ -17,6 +17,7 @@ from kd.training.fit import (
 )
 from kd.training.monte_carlo import MonteCarloState, monte_carlo
 from kd.training.proximal import ProximalState, proximal
+from kd.training.stages import Stage, StagedState, staged, train_only
 from kd.training.updates import (
     CombinedState,
     GradientState,
@@ -37,6 +38,8 @@ __all__ = [
     "MonteCarloState",
     "NonFiniteLossError",
     "ProximalState",
+    "Stage",
+    "StagedState",
     "StoreState",
     "combine",
     "compile_chunk",
@@ -53,5 +56,7 @@ __all__ = [
     "proximal",
     "replicate",
     "row_steps",
+    "staged",
     "store",
+    "train_only",
 ]

@@ -12,12 +12,13 @@ from kd.models import CNN, predictive_and_entropy
 from kd.models.convolution import convolve_and_pool
 
 
-def forward(params, x, kernel_size, pool_size):
+def forward(params, x, kernel_size, pool_sizes):
     """In NumPy, pixel by pixel."""
     layers = {
         name: jax.tree.map(lambda v: np.asarray(v, float), layer) for name, layer in params.items()
     }
-    for name in sorted(name for name in layers if name.startswith("Conv")):
+    convolutions = sorted(name for name in layers if name.startswith("Conv"))
+    for name, pool_size in zip(convolutions, pool_sizes, strict=True):
         kernel, bias = layers[name]["kernel"], layers[name]["bias"]
         height, width = (size - kernel_size + 1 for size in x.shape[:2])
         out = np.zeros((height, width, kernel.shape[-1]))
@@ -37,12 +38,13 @@ def forward(params, x, kernel_size, pool_size):
     return x
 
 
-def test_forward_is_the_definition():
-    model = CNN((3, 4), (5,), 2, kernel_size=3)
+@pytest.mark.parametrize("pools", [(2, 2), (1, 3)])
+def test_forward_is_the_definition(pools):
+    model = CNN((3, 4), (5,), 2, kernel_size=3, pool_size=2 if pools == (2, 2) else pools)
     x = np.random.default_rng(0).normal(size=(13, 12, 2))
     params = model.init(jax.random.key(0), jnp.zeros((13, 12, 2)))
     found = model.apply(params, jnp.asarray(x, jnp.float32))
-    np.testing.assert_allclose(found, forward(params["params"], x, 3, 2), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, forward(params["params"], x, 3, pools), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("multiplier, size", [(1, 29_880), (2, 110_500)])
@@ -108,6 +110,8 @@ def test_raises():
     model = CNN((3,), (), 2)
     with pytest.raises(ValueError, match="x"):
         model.init(jax.random.key(0), jnp.zeros((8, 8)))
+    with pytest.raises(ValueError, match="a pool_size for each of 1 convolutions, got 2"):
+        CNN((3,), (), 2, pool_size=(2, 2)).init(jax.random.key(0), jnp.zeros((8, 8, 1)))
     with pytest.raises(ValueError, match="an image of 4 x 8 is too small for kernels of 4"):
         model.init(jax.random.key(0), jnp.zeros((4, 8, 1)))
 

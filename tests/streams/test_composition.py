@@ -161,3 +161,29 @@ def test_what_a_batch_has_is_not_overwritten():
         collect(streams.with_keys(streams.resample(DATA, 2), name="y"), 1)
     with pytest.raises(TypeError, match="x must be floating"):
         collect(streams.with_noise(streams.resample({"x": jnp.arange(4)}, 2), scale=0.1), 1)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_relative_noise_is_of_some_examples_and_of_each_number(share):
+    data = {"x": jnp.zeros(2000), "z": jnp.full((2000, 3), 2.0)}
+    stream = streams.with_relative_noise(streams.resample(data, 2000), "z", scale=0.1, share=share)
+    one, other = (batch["z"] for batch in collect(stream, 2))
+    assert not np.array_equal(one, other)
+    is_noisy = np.any(one != 2, axis=1)
+    assert np.mean(is_noisy) == pytest.approx(share, abs=4 * (share * (1 - share) / 2000) ** 0.5)
+    noise = one[is_noisy] / 2 - 1
+    assert np.all(noise != 0) and np.mean(noise) == pytest.approx(0, abs=0.015)
+    assert np.std(noise) == pytest.approx(0.1, rel=0.1)
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.2
+
+
+def test_relative_noise_that_will_not_do():
+    inner = streams.resample(DATA, 2)
+    with pytest.raises(ValueError, match="a batch has no 'z'; it has x, y"):
+        collect(streams.with_relative_noise(inner, "z", scale=0.1), 1)
+    with pytest.raises(TypeError, match="y must be floating"):
+        collect(streams.with_relative_noise(inner, "y", scale=0.1), 1)
+    with pytest.raises(ValueError, match="scale"):
+        streams.with_relative_noise(inner, "x", scale=0.0)
+    with pytest.raises(ValueError, match="share"):
+        streams.with_relative_noise(inner, "x", scale=0.1, share=0.0)

@@ -286,3 +286,51 @@ def test_a_teacher_that_is_sure_or_of_low_precision_is_taken():
     assert sure["teacher_log_probs"][0].tolist() == [0.0, -jnp.inf]
     logits = jnp.linspace(-3.0, 3.0, 10).astype(jnp.bfloat16)
     streams.label_dataset(DATA, lambda x: jax.nn.log_softmax(logits))
+
+
+def layers_fn(x):
+    hidden = jnp.tanh(jnp.reshape(x, -1) @ PARAMS["w1"] + PARAMS["b1"])
+    return {"hidden": hidden, "deep": {"sum": jnp.sum(hidden)}}
+
+
+def hidden_by_hand(x):
+    weights = jax.tree.map(np.asarray, PARAMS)
+    return np.tanh(np.asarray(x).reshape(len(x), -1) @ weights["w1"] + weights["b1"])
+
+
+@pytest.mark.parametrize("num_batches", [1, 3])
+def test_features_are_those_of_the_inputs(num_batches):
+    inner = streams.resample(DATA, 4)
+    stream = streams.label_features(inner, layers_fn, name="told", num_batches=num_batches)
+    for batch, plain in zip(collect(stream, 5), collect(inner, 5), strict=True):
+        hidden = hidden_by_hand(batch["x"])
+        np.testing.assert_allclose(batch["told"]["hidden"], hidden, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(batch["told"]["deep"]["sum"], hidden.sum(1), rtol=1e-4)
+        if num_batches == 1:
+            np.testing.assert_array_equal(batch["x"], plain["x"])
+    with pytest.raises(ValueError, match="num_batches"):
+        streams.label_features(inner, layers_fn, num_batches=0)
+    with pytest.raises(ValueError, match="has 'y' in a batch already"):
+        collect(streams.label_features(inner, layers_fn, name="y"), 1)
+
+
+@pytest.mark.parametrize("block_size", [3, 11, 400])
+def test_features_of_a_data_set_once(block_size):
+    found = streams.features_dataset(DATA, layers_fn, block_size=block_size)
+    assert set(found) == {"x", "y", "teacher_features"}
+    hidden = hidden_by_hand(DATA["x"])
+    np.testing.assert_allclose(found["teacher_features"]["hidden"], hidden, rtol=1e-5, atol=1e-6)
+    assert found["teacher_features"]["deep"]["sum"].shape == (11,)
+
+
+def test_features_of_a_data_set_that_will_not_do():
+    needed = 11 * (SIZES[1] + 1) * 4
+    streams.features_dataset(DATA, layers_fn, max_bytes=needed)
+    with pytest.raises(streams.CacheTooLargeError, match="the teacher's features would take"):
+        streams.features_dataset(DATA, layers_fn, max_bytes=needed - 1)
+    with pytest.raises(ValueError, match=r"features\['told'\] must be finite"):
+        streams.features_dataset(DATA, lambda x: {"told": jnp.nan * jnp.sum(x)})
+    with pytest.raises(ValueError, match="block_size"):
+        streams.features_dataset(DATA, layers_fn, block_size=0)
+    with pytest.raises(TypeError, match="data must be a dictionary"):
+        streams.features_dataset(jnp.ones(3), layers_fn)

@@ -1,0 +1,80 @@
+"""Priors on what a student's layers say, from a teacher's."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+
+from kd import checks
+from kd.losses.features import gaussian_process_kl
+from kd.types import Array, PyTree
+
+Divergence = Callable[[Array, Array], Array]
+
+
+def feature_log_prior(
+    features_fn: Callable[[PyTree, Array], Mapping[str, Array]],
+    x: Array,
+    teacher_features: Mapping[str, Array],
+    *,
+    strength: float = 1.0,
+    divergence_fn: Divergence = gaussian_process_kl,
+) -> Callable[[PyTree], Array]:
+    r"""A log-prior of a student's parameters: its features are near a teacher's, in nats.
+
+    .. math:: \log p(\theta) = -\alpha \sum_\ell D(\phi_\ell(\theta), \hat\phi_\ell)
+       + \mathrm{const}
+
+    at fixed inputs, so that it is a function of the parameters alone and goes wherever a log-prior
+    does: added to a log-likelihood and maximised, or sampled under it, with
+    `kd.samplers.minibatch_log_posterior` and `kd.samplers.sgld`. Priors of several teachers
+    multiply: their logarithms add, and each may have inputs, layers and a strength of its own. It
+    alone is no proper prior: it knows no scale of weights that the features do not, so that another
+    goes with it.
+
+    Args:
+      features_fn: parameters and one input to features by name: `kd.models.features_of`.
+      x: `[N, ...]`, inputs at which features are compared, without labels.
+      teacher_features: by the *student's* layer, `[N, ...]`: the teacher's features there.
+      strength: :math:`\alpha`, positive.
+      divergence_fn: of features `[N, ...]` of a student and a teacher, nats.
+
+    Returns:
+      A function of parameters to a scalar. It raises ValueError for a layer that the student does
+      not have.
+
+    Raises:
+      ValueError: for no layer, a strength that is not positive, or not as many features as inputs.
+
+    Example:
+      >>> from kd import models
+      >>> student = models.MLP((4,), 2)
+      >>> x = jnp.arange(6.0).reshape(3, 2)
+      >>> params = student.init(jax.random.key(0), x[0])
+      >>> features_fn = models.features_of(student)
+      >>> own = jax.vmap(lambda one: features_fn(params, one)["hidden_0"])(x)
+      >>> log_prior_fn = feature_log_prior(features_fn, x, {"hidden_0": own})
+      >>> print(f"{abs(log_prior_fn(params)):.4f}")  # At its largest.
+      0.0000
+
+    Reference:
+      Fitzsimons, Schmon and Roberts (2019), "Implicit priors for knowledge sharing in Bayesian
+      neural networks", section 2.2; several teachers, section 3.3.
+    """
+    checks.check_count("the number of layers", len(teacher_features))
+    checks.check_positive("strength", strength)
+    for name, value in teacher_features.items():
+        if len(value) != len(x):
+            raise ValueError(f"the teacher's {name!r} has {len(value)} inputs, and x {len(x)}.")
+    targets = dict(teacher_features)
+
+    def log_prior(params: PyTree) -> Array:
+        found = jax.vmap(lambda one: dict(features_fn(params, one)))(x)
+        unknown = sorted(set(targets) - set(found))
+        if unknown:
+            raise ValueError(
+                f"the student has no layer {', '.join(map(repr, unknown))}; it has "
+                f"{', '.join(sorted(found))}."
+            )
+        return -strength * sum(divergence_fn(found[name], targets[name]) for name in targets)
+
+    return log_prior
