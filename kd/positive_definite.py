@@ -5,7 +5,10 @@ import jax.numpy as jnp
 
 from kd.types import Array
 
-BLOCK = 128  # LAPACK's factors of larger ones are slower than matrix products of blocks.
+# On a CPU LAPACK's factors are of blocks no larger than this: of larger ones its own threads would
+# wait for more, and keep those of XLA from the cores for milliseconds.
+BLOCK = 16
+MOST_BLOCKS = 64  # Along the diagonal: each is compiled.
 
 
 def inverse_and_log_det(matrix: Array) -> tuple[Array, Array]:
@@ -30,15 +33,25 @@ def inverse_and_log_det(matrix: Array) -> tuple[Array, Array]:
     Reference:
       Golub and Van Loan (2013), "Matrix computations", sections 3.2 and 4.2.
     """
+    return _inverse_and_log_det(matrix, _block_of(matrix.shape[-1]))
+
+
+def _block_of(size: int) -> int:
+    if jax.default_backend() != "cpu":
+        return size
+    return max(BLOCK, -(-size // MOST_BLOCKS))
+
+
+def _inverse_and_log_det(matrix: Array, block: int) -> tuple[Array, Array]:
     size = matrix.shape[-1]
-    if size <= BLOCK:
-        factor, inverse = _factor_and_inverse(matrix)
+    if size <= block:
+        factor, inverse = _factor_and_inverse(matrix, block)
         return _product(_transposed(inverse), inverse), _log_diagonal(factor)
     half = size // 2
-    factor, inverse = _factor_and_inverse(matrix[..., :half, :half])
+    factor, inverse = _factor_and_inverse(matrix[..., :half, :half], block)
     below = _product(matrix[..., half:, :half], _transposed(inverse))
     rest = matrix[..., half:, half:] - _product(below, _transposed(below))
-    last, log_det = inverse_and_log_det(rest)
+    last, log_det = _inverse_and_log_det(rest, block)
     below = _product(below, inverse)
     corner = -_product(last, below)
     first = _product(_transposed(inverse), inverse) - _product(_transposed(below), corner)
@@ -46,19 +59,19 @@ def inverse_and_log_det(matrix: Array) -> tuple[Array, Array]:
     return whole, log_det + _log_diagonal(factor)
 
 
-def _factor_and_inverse(matrix: Array) -> tuple[Array, Array]:
+def _factor_and_inverse(matrix: Array, block: int) -> tuple[Array, Array]:
     """The lower Cholesky factor, and its inverse."""
     size = matrix.shape[-1]
-    if size <= BLOCK:
+    if size <= block:
         factor = jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
         identity = jnp.broadcast_to(jnp.eye(size, dtype=matrix.dtype), matrix.shape)
         # From the right: from the left LAPACK would be given copies.
         return factor, jax.lax.linalg.triangular_solve(factor, identity, lower=True)
     half = size // 2
-    first, first_inverse = _factor_and_inverse(matrix[..., :half, :half])
+    first, first_inverse = _factor_and_inverse(matrix[..., :half, :half], block)
     below = _product(matrix[..., half:, :half], _transposed(first_inverse))
     rest = matrix[..., half:, half:] - _product(below, _transposed(below))
-    last, last_inverse = _factor_and_inverse(rest)
+    last, last_inverse = _factor_and_inverse(rest, block)
     corner = -_product(last_inverse, _product(below, first_inverse))
     zeros = jnp.zeros((*matrix.shape[:-2], half, size - half), matrix.dtype)
     factor = jnp.block([[first, zeros], [below, last]])

@@ -9,10 +9,11 @@ from kd import positive_definite
 from kd.positive_definite import inverse_and_log_det
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 7, 16, 21])
+@pytest.mark.parametrize("size", [1, 2, 5, 7, 16, 21, 40])
 def test_against_numpy(size, x64, monkeypatch):
     """Of blocks of four, so that each has several levels."""
     monkeypatch.setattr(positive_definite, "BLOCK", 4)
+    monkeypatch.setattr(positive_definite, "MOST_BLOCKS", 4)
     rng = np.random.default_rng(size)
     roots = rng.normal(size=(3, size, size))
     matrices = roots @ np.swapaxes(roots, 1, 2) + 0.1 * np.eye(size)

@@ -5,13 +5,14 @@ import sys
 
 import jax
 
-from experiments.benchmarks import bags, densities, expectations, training
+from experiments.benchmarks import bags, densities, expectations, features, training
 
 BENCHMARKS = {
     **training.BENCHMARKS,
     **densities.BENCHMARKS,
     **bags.BENCHMARKS,
     **expectations.BENCHMARKS,
+    **features.BENCHMARKS,
 }
 
 

@@ -7,6 +7,7 @@ from kd.metrics.classification import (
     expected_calibration_error,
     label_log_prob,
 )
+from kd.metrics.neighbours import Retrieval, retrieval
 from kd.metrics.summary import Estimate, bootstrap_estimate, estimate
 from kd.metrics.uncertainty import (
     Detection,
@@ -24,6 +25,7 @@ __all__ = [
     "Detection",
     "Estimate",
     "Ranking",
+    "Retrieval",
     "Uncertainties",
     "agreement",
     "bootstrap_estimate",
@@ -35,6 +37,7 @@ __all__ = [
     "expected_calibration_error",
     "label_log_prob",
     "ranking",
+    "retrieval",
     "risk_coverage",
     "roc_curve",
     "uncertainties",

@@ -11,13 +11,12 @@ from kd.losses.features.gaussian_processes import (
     gaussian_process_kl,
     gaussian_process_wasserstein,
     gram_square_error,
-    linear_kernel,
-    rbf_kernel,
 )
 from kd.losses.features.hints import (
     attention_transfer,
     hint,
 )
+from kd.losses.features.kernels import linear_kernel, rbf_kernel
 from kd.losses.features.relational import (
     cosine_similarity,
     probabilistic_knowledge_transfer,

@@ -13,63 +13,12 @@ import jax.numpy as jnp
 
 from kd import checks
 from kd.losses.features.batches import pair
+from kd.losses.features.gaussians import jittered, kl, linear_kl, linear_log_det, procrustes
+from kd.losses.features.kernels import linear_kernel, product
 from kd.positive_definite import inverse_and_log_det
 from kd.types import Array
 
 JITTER = 1e-3
-HIGHEST = jax.lax.Precision.HIGHEST
-
-
-def linear_kernel(features: Array) -> Array:
-    r"""Gram matrix of features, `[N, N]`: degenerate where N > D.
-
-    .. math:: K_{ij} = \frac{1}{D} \sum_d \phi_d(x_i) \phi_d(x_j)
-
-    Divided by the width, so that layers of different widths can agree.
-
-    Args:
-      features: `[N, D]`.
-
-    Example:
-      >>> linear_kernel(jnp.array([[1.0, 1.0], [0.0, 2.0]])).tolist()
-      [[1.0, 1.0], [1.0, 2.0]]
-
-    Reference:
-      Fitzsimons, Schmon and Roberts (2019), "Implicit priors for knowledge sharing in Bayesian
-      neural networks", section 2.1; its display has indices of features where those of inputs
-      are meant.
-    """
-    return _product(features, features.T) / features.shape[1]
-
-
-def rbf_kernel(length_scale: float = 1.0) -> Callable[[Array], Array]:
-    r"""A kernel of distances between features, `[N, D]` to `[N, N]`.
-
-    .. math:: K_{ij} = \exp\left(-\frac{\lVert \phi(x_i) - \phi(x_j) \rVert^2}{2 \ell^2 D}\right)
-
-    Args:
-      length_scale: :math:`\ell`, in units of one feature.
-
-    Raises:
-      ValueError: if the scale is not positive.
-
-    Example:
-      >>> kernel = rbf_kernel()(jnp.array([[0.0, 0.0], [2.0, 0.0]]))
-      >>> print(f"{kernel[0, 0]:.4f} {kernel[0, 1]:.4f}")
-      1.0000 0.3679
-
-    Reference:
-      Rasmussen and Williams (2006), "Gaussian processes for machine learning", (4.9).
-    """
-    checks.check_positive("length_scale", length_scale)
-
-    def kernel_fn(features: Array) -> Array:
-        products = _product(features, features.T)
-        squares = jnp.diagonal(products)
-        distances = jnp.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)
-        return jnp.exp(-0.5 * distances / (length_scale**2 * features.shape[1]))
-
-    return kernel_fn
 
 
 def gaussian_process_kl(
@@ -131,19 +80,19 @@ def gaussian_process_kl(
     if kernel_fn is linear_kernel:
         student, teacher = _by_width(student), _by_width(teacher)
         noise = _jitter(jitter, jnp.sum(teacher**2) / size)
-        kernel = _product(teacher, teacher.T)
-        found = _linear_kl(student, teacher, noise)
+        kernel = product(teacher, teacher.T)
+        found = linear_kl(student, teacher, noise)
     else:
         kernel = kernel_fn(teacher)
         noise = _jitter(jitter, jnp.trace(kernel) / size)
-        found = _kl(_jittered(kernel_fn(student), noise), _jittered(kernel, noise))
+        found = kl(jittered(kernel_fn(student), noise), jittered(kernel, noise))
     if means is None:
         return found
     for name, mean in zip(("student", "teacher"), means, strict=True):
         checks.check_shape(f"the mean of the {name}", mean, (size,))
     off = jax.lax.stop_gradient(means[1]) - means[0]
-    precision, _ = inverse_and_log_det(_jittered(kernel, noise))
-    return found + 0.5 * off @ _product(jax.lax.stop_gradient(precision), off)
+    precision, _ = inverse_and_log_det(jittered(kernel, noise))
+    return found + 0.5 * off @ product(jax.lax.stop_gradient(precision), off)
 
 
 def gaussian_process_wasserstein(
@@ -182,9 +131,9 @@ def gaussian_process_wasserstein(
     """
     student, teacher = pair(student, teacher, centre=centre)
     if kernel_fn is linear_kernel:
-        return _procrustes(_by_width(student), _by_width(teacher))
+        return procrustes(_by_width(student), _by_width(teacher))
     factors = [_cholesky(kernel_fn(features)) for features in (student, teacher)]
-    return _procrustes(*factors)
+    return procrustes(*factors)
 
 
 def gaussian_process_bhattacharyya(
@@ -224,12 +173,12 @@ def gaussian_process_bhattacharyya(
         student, teacher = _by_width(student), _by_width(teacher)
         noise = _jitter(jitter, jnp.sum(teacher**2) / size)
         both = jnp.concatenate([student, teacher], axis=1) * 0.5**0.5
-        found = [_linear_log_det(one, noise) for one in (both, student, teacher)]
+        found = [linear_log_det(one, noise) for one in (both, student, teacher)]
     else:
         kernels = kernel_fn(student), kernel_fn(teacher)
         noise = _jitter(jitter, jnp.trace(kernels[1]) / size)
         together = (0.5 * (kernels[0] + kernels[1]), *kernels)
-        found = [inverse_and_log_det(_jittered(one, noise))[1] for one in together]
+        found = [inverse_and_log_det(jittered(one, noise))[1] for one in together]
     return 0.5 * found[0] - 0.25 * (found[1] + found[2])
 
 
@@ -307,11 +256,6 @@ def gram_square_error(
     return jnp.mean(jnp.square(kernel_fn(student) - kernel_fn(teacher)))
 
 
-def _product(left: Array, right: Array) -> Array:
-    """In full single precision everywhere: GPUs' shorter formats make kernels indefinite."""
-    return jnp.matmul(left, right, precision=HIGHEST)
-
-
 def _by_width(features: Array) -> Array:
     """Those whose plain products are the linear kernel."""
     return features * features.shape[1] ** -0.5
@@ -322,121 +266,5 @@ def _jitter(jitter: float, variance: Array) -> Array:
     return jax.lax.stop_gradient(jitter * variance)
 
 
-def _jittered(kernel: Array, noise: Array) -> Array:
-    return kernel + noise * jnp.eye(len(kernel), dtype=kernel.dtype)
-
-
 def _cholesky(kernel: Array) -> Array:
-    return jnp.linalg.cholesky(_jittered(kernel, 1e-6 * jnp.trace(kernel) / len(kernel)))
-
-
-@jax.custom_jvp
-def _kl(student: Array, teacher: Array) -> Array:
-    """Of covariances `[N, N]`, jittered."""
-    return _kl_and_slope(student, teacher)[0]
-
-
-def _kl_and_slope(student: Array, teacher: Array) -> tuple[Array, Array]:
-    """The divergence and its derivative by the student's covariance, twice."""
-    own, own_log_det = inverse_and_log_det(student)
-    other, other_log_det = inverse_and_log_det(teacher)
-    # tr(K_s^-1 K_s) = N is in it, so that equal kernels have exactly 0.
-    slope = other - own
-    return 0.5 * (jnp.sum(slope * student) + other_log_det - own_log_det), slope
-
-
-@_kl.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    value, slope = _kl_and_slope(*primals)
-    return value, 0.5 * jnp.sum(slope * tangents[0])
-
-
-@jax.custom_jvp
-def _linear_kl(student: Array, teacher: Array, noise: Array) -> Array:
-    """Of features `[N, D_s]` and `[N, D_t]` divided by the roots of their widths."""
-    return _linear_kl_and_slope(student, teacher, noise)[0]
-
-
-def _linear_kl_and_slope(student: Array, teacher: Array, noise: Array) -> tuple[Array, Array]:
-    """The divergence and its derivative by the student's features."""
-    size, widths = len(student), (student.shape[1], teacher.shape[1])
-    if size <= min(widths):
-        kernel = _jittered(_product(student, student.T), noise)
-        value, slope = _kl_and_slope(kernel, _jittered(_product(teacher, teacher.T), noise))
-        return value, _product(slope, student)
-    own, own_log_det, own_solve = _solver(student, noise)
-    other, other_log_det, other_solve = _solver(teacher, noise)
-    both = other_solve(student)
-    # Noise on the student's diagonal against the teacher's precision.
-    alone = noise * jnp.trace(other) + max(size - widths[1], 0)
-    value = 0.5 * (jnp.sum(both * student) + alone - size + other_log_det - own_log_det)
-    itself = _product(own, student) if size <= widths[0] else _product(student, own)
-    return value, both - itself
-
-
-@_linear_kl.defjvp
-def _(
-    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
-) -> tuple[Array, Array]:
-    value, slope = _linear_kl_and_slope(*primals)
-    return value, jnp.sum(slope * tangents[0])
-
-
-def _solver(features: Array, noise: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
-    """The smaller side's inverse; the covariance's log det, and its inverse times `[N, M]`."""
-    size, width = features.shape
-    if size <= width:
-        inverse, log_det = inverse_and_log_det(_jittered(_product(features, features.T), noise))
-        return inverse, log_det, lambda y: _product(inverse, y)
-    inverse, log_det = inverse_and_log_det(_jittered(_product(features.T, features), noise))
-
-    def solve(y: Array) -> Array:
-        return (y - _product(features, _product(inverse, _product(features.T, y)))) / noise
-
-    return inverse, log_det + (size - width) * jnp.log(noise), solve
-
-
-@jax.custom_jvp
-def _linear_log_det(features: Array, noise: Array) -> Array:
-    """Of the covariance of features `[N, D]`, jittered."""
-    return _solver(features, noise)[1]
-
-
-@_linear_log_det.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    features, noise = primals
-    inverse, log_det, _ = _solver(features, noise)
-    is_small = len(features) <= features.shape[1]
-    slope = _product(inverse, features) if is_small else _product(features, inverse)
-    return log_det, 2 * jnp.sum(slope * tangents[0])
-
-
-@jax.custom_jvp
-def _procrustes(student: Array, teacher: Array) -> Array:
-    """Least squared distance of features `[N, D_s]` and `[N, D_t]` after a rotation."""
-    return _procrustes_and_slope(student, teacher)[0]
-
-
-def _procrustes_and_slope(student: Array, teacher: Array) -> tuple[Array, Array]:
-    """The distance and its derivative by the student's features."""
-    small, back = _narrowed(student)
-    other, _ = _narrowed(teacher)
-    left, values, right = jnp.linalg.svd(_product(small.T, other), full_matrices=False)
-    rotated = _product(other, _product(right.T, left.T))
-    squares = jnp.sum(small**2) + jnp.sum(other**2)
-    return jnp.maximum(squares - 2 * jnp.sum(values), 0.0), 2 * back(small - rotated)
-
-
-@_procrustes.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    value, slope = _procrustes_and_slope(*primals)
-    # The teacher's own tangent is 0: nothing flows into it.
-    return value, jnp.sum(slope * tangents[0])
-
-
-def _narrowed(features: Array) -> tuple[Array, Callable[[Array], Array]]:
-    """At most N features with the same kernel; and a derivative by them back to all."""
-    if features.shape[1] <= len(features):
-        return features, lambda slope: slope
-    basis, narrow = jnp.linalg.qr(features.T)
-    return narrow.T, lambda slope: _product(slope, basis.T)
+    return jnp.linalg.cholesky(jittered(kernel, 1e-6 * jnp.trace(kernel) / len(kernel)))

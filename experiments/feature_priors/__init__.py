@@ -1,0 +1,1 @@
+"""Features of a teacher as a student's prior."""

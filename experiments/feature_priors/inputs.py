@@ -1,0 +1,163 @@
+"""What a run learns from: the data, its labelled part, batches; settings that do not fit."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.feature_priors.settings import METHODS, Condition, Settings
+from experiments.flags import Options, UserError
+from kd import data, streams
+from kd.data import Dataset
+from kd.types import Batch, Stream
+
+NEEDED = ("protocol", "label_share", "rate", "teacher_channels", "student_hidden")
+
+
+class Loaded(NamedTuple):
+    """The inputs of a run.
+
+    Attributes:
+      dataset: whole.
+      source: what features are transferred from; None if it is a part of that.
+    """
+
+    dataset: Dataset
+    source: Dataset | None
+
+
+def fingerprints(settings: Settings, options: Options) -> dict[str, str | None]:
+    """Digests of the data sets."""
+    names = sorted({settings.data_name, settings.source} - {""})
+    return {name: data.fingerprint(name, data_dir=options.data_dir) for name in names}
+
+
+def load(settings: Settings, options: Options) -> Loaded:
+    """Reads the data, and refuses what cannot be done."""
+    check(settings)
+    dataset = data.load(settings.data_name, data_dir=options.data_dir)
+    shape = dataset.test_x.shape[1:]
+    if len(shape) != 3:
+        raise UserError(
+            f"{settings.data_name} has inputs {shape}, which are no images [height, width, "
+            "channels]; the teacher's convolutions need some."
+        )
+    is_halved = settings.experiment == "experts" or (
+        settings.experiment == "transfer" and not settings.source
+    )
+    least = 4 if is_halved else 2
+    if dataset.num_classes < least:
+        raise UserError(
+            f"{settings.data_name} has {dataset.num_classes} classes, and {least} are needed."
+        )
+    _check_pixels(settings, shape)
+    source = None
+    if settings.source:
+        source = data.load(settings.source, data_dir=options.data_dir)
+        if source.test_x.shape[1:] != shape:
+            raise UserError(
+                f"--source={settings.source} has inputs {source.test_x.shape[1:]}, and "
+                f"{settings.data_name} {shape}."
+            )
+    return Loaded(dataset, source)
+
+
+def check_sizes(settings: Settings, dataset: Dataset) -> None:
+    """Refuses batches larger than what there is, and shares of nothing."""
+    smallest = len(dataset.train_x) - num_kept_apart(settings, dataset)
+    if settings.batch_size > smallest:
+        raise UserError(
+            f"--batch_size={settings.batch_size} is more than the {smallest} examples there are "
+            "beside those kept apart."
+        )
+    for share in settings.label_share:
+        if round(share * smallest) < 1:
+            raise UserError(f"--label_share={share:g} leaves no example with a label.")
+
+
+def check(settings: Settings) -> None:
+    """Refuses settings that do not go together."""
+    for flag in ("method", *NEEDED):
+        values = getattr(settings, flag)
+        if not values and flag in NEEDED:
+            raise UserError(f"--{flag} is empty: give one or more.")
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None and flag not in ("teacher_channels", "student_hidden"):
+            raise UserError(f"--{flag} has {twice} twice.")
+    if len({condition.name for condition in settings.conditions()}) < len(settings.conditions()):
+        raise UserError("two values of --label_share are the same, to six digits.")
+    if len(settings.pool_size) != len(settings.teacher_channels):
+        raise UserError(
+            f"--pool_size has {len(settings.pool_size)} values, and --teacher_channels "
+            f"{len(settings.teacher_channels)}: give as many."
+        )
+    unknown = [method for method in settings.method if method not in METHODS[settings.experiment]]
+    if unknown:
+        raise UserError(
+            f"--experiment={settings.experiment} has no --method={unknown[0]}; it has "
+            f"{', '.join(METHODS[settings.experiment])}."
+        )
+    if settings.source and settings.experiment != "transfer":
+        raise UserError(f"--source is of --experiment=transfer, not of {settings.experiment}.")
+    matched = 2 if settings.experiment == "cifar" else 1
+    if len(settings.student_hidden) < matched:
+        raise UserError(f"--student_hidden needs {matched} layers to match, or more.")
+    if len(settings.teacher_channels) < matched:
+        raise UserError(f"--teacher_channels needs {matched} layers to match, or more.")
+
+
+def _check_pixels(settings: Settings, shape: tuple[int, ...]) -> None:
+    """Refuses images that the convolutions leave nothing of."""
+    side = min(shape[:2])
+    for pool in settings.pool_size:
+        side = (side - 2) // pool
+        if side < 1:
+            raise UserError(
+                f"images of {shape[0]} x {shape[1]} are too small for "
+                f"{len(settings.pool_size)} convolutions with --pool_size="
+                f"{','.join(map(str, settings.pool_size))}."
+            )
+
+
+def num_kept_apart(settings: Settings, dataset: Dataset) -> int:
+    """Training examples to choose a rate by."""
+    return max(1, round(settings.kept_apart * len(dataset.train_x)))
+
+
+def without_kept_apart(settings: Settings, dataset: Dataset) -> tuple[Dataset, np.ndarray]:
+    """What is tested on the examples kept apart, to choose a rate by; and which the others are."""
+    count = num_kept_apart(settings, dataset)
+    order = np.random.default_rng(settings.seed).permutation(len(dataset.train_x))
+    apart, rest = order[:count], order[count:]
+    x, y = dataset.train_x, dataset.train_y
+    return Dataset(x[rest], y[rest], x[apart], y[apart], dataset.num_classes), rest
+
+
+def num_steps(settings: Settings, dataset: Dataset, num_epochs: int) -> int:
+    """Minibatches in so many passes."""
+    return num_epochs * max(1, len(dataset.train_x) // settings.batch_size)
+
+
+def examples(settings: Settings, dataset: Dataset) -> Stream:
+    """Labelled minibatches, for the teacher."""
+    return streams.resample(
+        {"x": jnp.asarray(dataset.train_x), "y": jnp.asarray(dataset.train_y)}, settings.batch_size
+    )
+
+
+def labelled_part(settings: Settings, dataset: Dataset, share: float) -> Batch:
+    """The examples with labels, the same for every method."""
+    count = max(1, round(share * len(dataset.train_x)))
+    part = data.subsample(dataset, count, seed=settings.seed)
+    return {"labelled_x": jnp.asarray(part.train_x), "labelled_y": jnp.asarray(part.train_y)}
+
+
+def batches(settings: Settings, condition: Condition, told: Batch, labelled: Batch) -> Stream:
+    """Images that the teacher speaks of, and labelled ones: each as many as a step takes."""
+    unlabelled = streams.resample(told, settings.batch_size)
+    if condition.method == "noisy":
+        unlabelled = streams.with_relative_noise(
+            unlabelled, "logits", scale=settings.noise_scale, share=settings.noise_share
+        )
+    size = min(settings.batch_size, len(labelled["labelled_y"]))
+    return streams.merge(unlabelled, streams.resample(labelled, size))

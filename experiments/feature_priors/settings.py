@@ -1,0 +1,158 @@
+"""Settings of the study, with the quick and the paper's value of each."""
+
+import dataclasses
+from typing import NamedTuple
+
+from experiments.flags import setting
+
+MOST = 100_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
+EXPERIMENTS = ("fashion", "cifar", "experts", "transfer")
+WRITTEN, FAIR = PROTOCOLS = ("written", "fair")
+# What each learns from. Of table 1, and two more that put both kinds of features on one footing.
+PAPER_METHODS = ("naive", "logits", "soft", "noisy", "fitnets", "prior")
+METHODS = {
+    "fashion": (*PAPER_METHODS, "hint_labels", "prior_soft"),
+    "cifar": (*PAPER_METHODS, "hint_labels", "prior_soft"),
+    "experts": ("naive", "soft", "expert_0", "expert_1", "experts"),
+    "transfer": ("naive", "copied", "prior"),
+}
+ALL_METHODS = tuple(dict.fromkeys(method for methods in METHODS.values() for method in methods))
+HINTED = ("fitnets", "hint_labels")
+PRIORS = ("prior", "prior_soft", "expert_0", "expert_1", "experts")
+DATASETS = {"cifar": "cifar10"}
+
+
+class Condition(NamedTuple):
+    """One kind of student.
+
+    Attributes:
+      protocol: of `PROTOCOLS`.
+      method: of `METHODS`.
+      share: of the examples that have labels.
+    """
+
+    protocol: str
+    method: str
+    share: float
+
+    @property
+    def name(self) -> str:
+        """In phases and rows."""
+        return f"{self.protocol},{self.method},{self.share:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides a result."""
+
+    experiment: str = setting(
+        "fashion",
+        "fashion",
+        "fashion: table 1, one layer of convolutions into a dense one; cifar: table 2, two; "
+        "experts: two teachers, of half of the classes each; transfer: convolutions for another "
+        "task",
+        choices=EXPERIMENTS,
+    )
+    dataset: str = setting(
+        "digits",
+        "",
+        "digits, mnist, fashion_mnist, cifar10 or the path of an .npz; empty: the experiment's own",
+    )
+    source: str = setting(
+        "",
+        "",
+        "the data set whose features are transferred; empty: the first half of the classes, and "
+        "the others are the task",
+    )
+    method: tuple[str, ...] = setting(
+        (),
+        (),
+        "naive: labels alone; logits: regression; soft: targets at a temperature; noisy: logits "
+        "with noise; fitnets: a hint, then soft targets; prior: features to the prior without "
+        "labels, then labels for the rest; hint_labels: a hint, then as prior; prior_soft: the "
+        "prior, then as fitnets; expert_0, expert_1, experts: priors of one or both; copied: the "
+        "teacher's convolutions as they are; empty: all that the experiment has",
+    )
+    protocol: tuple[str, ...] = setting(
+        (FAIR,),
+        PROTOCOLS,
+        "written: the paper's, a plain SGD for everyone; fair: Adam and a cosine, at the rate that "
+        "is best for each method on examples kept apart",
+        choices=PROTOCOLS,
+    )
+    label_share: tuple[float, ...] = setting(
+        (1.0, 0.1), (1.0, 0.1, 0.01), "of the examples that have labels", above=0, at_most=1
+    )
+    teacher_channels: tuple[int, ...] = setting(
+        (16, 32), (32, 64), "of its 3 x 3 convolutions", at_least=1, at_most=10_000
+    )
+    pool_size: tuple[int, ...] = setting(
+        (1, 2), (2, 2), "after each of them", at_least=1, at_most=100
+    )
+    teacher_hidden: tuple[int, ...] = setting(
+        (64,), (128,), "units of its dense layers", at_least=1, at_most=100_000
+    )
+    student_hidden: tuple[int, ...] = setting(
+        (128, 64),
+        (512, 128),
+        "units of the student's two dense layers",
+        at_least=1,
+        at_most=100_000,
+    )
+    teacher_epochs: int = setting(60, 25, "of its training", at_least=1, at_most=100_000)
+    student_epochs: int = setting(60, 25, "of all stages together", at_least=1, at_most=100_000)
+    feature_share: float = setting(
+        0.5, 0.5, "of the epochs, for features before anything else", above=0, at_most=0.99
+    )
+    batch_size: int = setting(100, 128, "examples a step", at_least=2, at_most=MOST)
+    written_rate: float = setting(
+        0.01, 0.01, "of the written protocol's SGD, for every method", above=0, at_most=1e6
+    )
+    rate: tuple[float, ...] = setting(
+        (3e-3,),
+        (3e-4, 1e-3, 3e-3),
+        "of the fair protocol's Adam, those tried",
+        above=0,
+        at_most=1e6,
+    )
+    kept_apart: float = setting(
+        0.1, 0.1, "share of the training examples, to choose a rate by", above=0, at_most=0.5
+    )
+    jitter: float = setting(
+        1e-2,
+        1e-2,
+        "of the prior's kernels, times the teacher's mean variance",
+        above=0,
+        at_most=1e3,
+    )
+    temperature: float = setting(4.0, 4.0, "of soft targets", above=0, at_most=1e6)
+    label_weight: float = setting(
+        0.5, 0.5, "lambda, of labels beside soft targets", at_least=0, at_most=1
+    )
+    noise_scale: float = setting(
+        0.3, 0.3, "standard deviation of noisy logits, relative", above=0, at_most=100
+    )
+    noise_share: float = setting(
+        0.5, 0.5, "of the examples whose logits are noisy", above=0, at_most=1
+    )
+    num_repeats: int = setting(3, 30, "students of each kind", at_least=1, at_most=10_000)
+    seed: int = setting(0, 0, "decides everything random", at_least=0, at_most=2**32 - 1)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """All methods, in order."""
+        return self.method or METHODS[self.experiment]
+
+    @property
+    def data_name(self) -> str:
+        """Of the data set."""
+        return self.dataset or DATASETS.get(self.experiment, "fashion_mnist")
+
+    def conditions(self) -> list[Condition]:
+        """All kinds of students, in order."""
+        return [
+            Condition(protocol, method, share)
+            for protocol in self.protocol
+            for share in self.label_share
+            for method in self.methods
+        ]

@@ -1,0 +1,236 @@
+"""The study itself: a teacher, students by every method, and what became of them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.feature_priors import figures, inputs, methods, tables, tasks
+from experiments.feature_priors.settings import FAIR, Condition, Settings
+from experiments.feature_priors.tasks import Task
+from experiments.flags import Options
+from experiments.report import Row
+from experiments.run import Run, execute
+from kd import losses, models, streams, training
+from kd.export import export_student
+from kd.types import Array, Batch, PyTree
+
+EXPERIMENT = "feature_priors"
+TEACHER_RATE = 1e-3  # Of its Adam, along a cosine to 0.
+NUM_POINTS = 6  # Of a curve.
+BLOCK = 500  # Inputs at once, at the test.
+
+
+class Teacher(NamedTuple):
+    """A teacher that has learned.
+
+    Attributes:
+      params: of its network.
+      log_probs: `[M, C]`, of its own lesson's test inputs.
+    """
+
+    params: PyTree
+    log_probs: np.ndarray
+
+
+class Students(NamedTuple):
+    """Students of one kind.
+
+    Attributes:
+      params: of the networks, each leaf `[R, ...]`.
+      log_probs: `[R, M, C]`, of the test inputs.
+      rate: of their optimiser.
+    """
+
+    params: PyTree
+    log_probs: np.ndarray
+    rate: float
+
+
+def run(preset: str, settings: Settings, options: Options) -> None:
+    """Runs the study, or goes on with it, and shows the table; a finished one only shows it."""
+    summary = execute(
+        EXPERIMENT,
+        preset,
+        settings,
+        options,
+        columns=("loss", "stage", "accuracy", "nll"),
+        inputs_fn=partial(inputs.fingerprints, settings, options),
+        load_fn=partial(inputs.load, settings, options),
+        study_fn=compare,
+        products=("figures", "student"),
+    )
+    tables.show(summary, settings, options.workdir)
+
+
+def compare(run: Run, loaded: inputs.Loaded) -> list[Row]:
+    """The teachers, and all kinds of students; then figures, exports and rows."""
+    task = tasks.task_of(run.settings, loaded.dataset, loaded.source)
+    inputs.check_sizes(run.settings, task.dataset)
+    teachers = {name: train_teacher(run, name, task) for name in task.lessons}
+    told = tell(run, task, teachers)
+    found = {}
+    for condition in run.settings.conditions():
+        found[condition] = distil(run, task, told, teachers, condition)
+        export(run, task, condition, found[condition])
+    figures.draw(run, task, teachers, found)
+    return tables.rows(run.settings, task, teachers, found)
+
+
+def train_teacher(run: Run, name: str, task: Task) -> Teacher:
+    """A convolutional network on all labels of its lesson."""
+    settings, (model, dataset, _) = run.settings, task.lessons[name]
+    num_steps = inputs.num_steps(settings, dataset, settings.teacher_epochs)
+
+    def objective(params: PyTree, batch: Batch) -> Array:
+        log_probs = jax.nn.log_softmax(jax.vmap(lambda x: model.apply(params, x))(batch["x"]))
+        one_hot = jax.nn.one_hot(batch["y"], dataset.num_classes)
+        return jnp.mean(jax.vmap(losses.cross_entropy)(log_probs, one_hot))
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(TEACHER_RATE, num_steps))
+    update = training.gradient(objective, optimizer)
+    phase = f"teacher[{name}]"
+    key = run.key(phase)
+    params = model.init(jax.random.fold_in(key, 1), jnp.asarray(dataset.train_x[0]))
+    predict = predictor(model, dataset.test_x)
+    final = run.fit(
+        phase,
+        key,
+        inputs.examples(settings, dataset),
+        update,
+        update.init(params),
+        num_steps,
+        evaluate_fn=lambda state: tables.curve(predict(state.params)[None], dataset.test_y),
+        num_points=NUM_POINTS,
+    )
+    params = final.student.params
+    return Teacher(params, np.asarray(predict(params)))
+
+
+def tell(run: Run, task: Task, teachers: dict[str, Teacher]) -> Batch:
+    """Images with the teachers' logits and matched features, computed once."""
+
+    def answer(x: Array) -> dict[str, Array]:
+        features, log_probs = {}, []
+        for name, (model, _, classes) in task.lessons.items():
+            found = models.features_of(model)(teachers[name].params, x)
+            features |= {
+                link.told: found[link.layer] for link in task.links if link.teacher == name
+            }
+            if classes:
+                own = jax.nn.log_softmax(found["output"])
+                whole = jnp.full(task.dataset.num_classes, -jnp.inf)
+                log_probs.append(whole.at[jnp.array(classes)].set(own))
+        # Of several, each of classes of its own, the mean.
+        logits = jax.nn.logsumexp(jnp.stack(log_probs), axis=0) if log_probs else jnp.zeros(())
+        return {"features": features, "logits": logits - jnp.mean(logits)}
+
+    told = streams.features_dataset(
+        {"x": jnp.asarray(task.dataset.train_x)},
+        answer,
+        name="told",
+        max_bytes=1e9 * run.options.cache_gb,
+    )
+    return {"x": told["x"], **told["told"]}
+
+
+def distil(
+    run: Run, task: Task, told: Batch, teachers: dict[str, Teacher], condition: Condition
+) -> Students:
+    """Students of one kind, at the rate of their protocol."""
+    settings = run.settings
+    given = {name: teacher.params for name, teacher in teachers.items()}
+    train_ = partial(train, run, teachers=given, condition=condition)
+    rate = settings.written_rate
+    if condition.protocol == FAIR:
+        rate = settings.rate[0]
+        if len(settings.rate) > 1:
+            rate = choose_rate(run, task, told, condition, train_)
+    labelled = inputs.labelled_part(settings, task.dataset, condition.share)
+    phase = f"students[{condition.name}]"
+    return train_(phase, task, told, labelled, rate=rate, num_repeats=settings.num_repeats)
+
+
+def choose_rate(
+    run: Run, task: Task, told: Batch, condition: Condition, train_: Callable[..., Students]
+) -> float:
+    """The rate whose student is best on examples kept apart, of those tried."""
+    settings = run.settings
+    part, rest = inputs.without_kept_apart(settings, task.dataset)
+    told = jax.tree.map(lambda leaf: leaf[rest], told)
+    labelled = inputs.labelled_part(settings, part, condition.share)
+    scores = {}
+    for rate in settings.rate:
+        phase = f"rate[{condition.name},{rate:g}]"
+        found = train_(phase, task._replace(dataset=part), told, labelled, rate=rate, num_repeats=1)
+        scores[rate] = tables.curve(found.log_probs, part.test_y)["nll"]
+    return min(scores, key=scores.get)
+
+
+def train(
+    run: Run,
+    phase: str,
+    task: Task,
+    told: Batch,
+    labelled: Batch,
+    *,
+    teachers: dict[str, PyTree],
+    condition: Condition,
+    rate: float,
+    num_repeats: int,
+) -> Students:
+    """Students from starts and by minibatches of their own."""
+    settings = run.settings
+    num_steps = inputs.num_steps(settings, task.dataset, settings.student_epochs)
+    update = methods.update_of(settings, condition, task, rate=rate, num_steps=num_steps)
+    key = run.key(phase)
+    starts = jax.vmap(lambda key: methods.start_of(condition, task, told, teachers, key))(
+        jax.random.split(jax.random.fold_in(key, 1), num_repeats)
+    )
+    predict = predictor(task.student, task.dataset.test_x)
+    each = jax.jit(lambda params: jax.lax.map(predict, params))
+    final = run.fit(
+        phase,
+        key,
+        inputs.batches(settings, condition, told, labelled),
+        update,
+        jax.vmap(update.init)(starts),
+        num_steps,
+        evaluate_fn=lambda state: tables.curve(each(state.params["student"]), task.dataset.test_y),
+        num_points=NUM_POINTS,
+        num_replicas=num_repeats,
+    )
+    params = final.student.params["student"]
+    return Students(params, np.asarray(each(params)), rate)
+
+
+def predictor(model: nn.Module, x: np.ndarray):
+    """Log-probabilities `[M, C]` of inputs, by parameters."""
+    x = jnp.asarray(x)
+
+    def predict(params: PyTree) -> Array:
+        return jax.lax.map(
+            lambda one: jax.nn.log_softmax(model.apply(params, one)), x, batch_size=BLOCK
+        )
+
+    return jax.jit(predict)
+
+
+def export(run: Run, task: Task, condition: Condition, found: Students) -> None:
+    """The first student of a kind."""
+    export_student(
+        run.workdir.file("student", condition.name.replace(",", "-")),
+        lambda params, x: jax.nn.log_softmax(task.student.apply(params, x)),
+        jax.tree.map(lambda leaf: leaf[0], found.params),
+        input_shape=task.dataset.train_x.shape[1:],
+        metadata={
+            "experiment": EXPERIMENT,
+            "outputs": "log-probabilities",
+            "condition": condition._asdict(),
+        },
+    )

@@ -1,0 +1,150 @@
+"""The study's figures of merit, beside the paper's (tables 1 and 2)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import f1_score
+
+from experiments import report
+from experiments.feature_priors.settings import DATASETS, FAIR, WRITTEN, Condition, Settings
+from experiments.feature_priors.tasks import Task
+from experiments.report import Row
+from kd import metrics
+
+TOPS = (2, 3)
+# Accuracies in %; of table 2 also those among the first two and three guesses.
+PAPER_FASHION = {
+    "naive": 80.65,
+    "logits": 83.51,
+    "soft": 86.61,
+    "noisy": 82.69,
+    "fitnets": 88.51,
+    "prior": 89.81,
+}
+PAPER_CIFAR = {
+    "naive": (10.0, 19.98, 30.03),
+    "soft": (10.0, 19.95, 30.68),
+    "prior": (51.9, 71.64, 81.75),
+}
+PAPER_TEACHERS = {"fashion": 92.7, "cifar": 65.6}
+TITLES = {
+    "naive": "labels alone",
+    "logits": "logits",
+    "soft": "soft targets",
+    "noisy": "noisy logits",
+    "fitnets": "hint, soft targets",
+    "prior": "prior, labels",
+    "hint_labels": "hint, labels",
+    "expert_0": "first expert's prior",
+    "expert_1": "second expert's prior",
+    "experts": "both experts' priors",
+    "copied": "copied, labels",
+    "prior_soft": "prior, soft targets",
+}
+TEACHERS = {
+    "fashion": {"teacher": "teacher"},
+    "cifar": {"teacher": "teacher"},
+    "experts": {"0": "first expert, its classes", "1": "second expert, its classes"},
+    "transfer": {"source": "teacher, its own task"},
+}
+PROTOCOL_TITLES = {WRITTEN: "As the paper has it: SGD", FAIR: "The same care for each: Adam"}
+
+
+def curve(log_probs: Any, labels: np.ndarray) -> dict[str, float]:
+    """Test accuracy in % and negative log-likelihood in nats, over students."""
+    log_probs = np.asarray(log_probs)
+    return {
+        "accuracy": 100 * float(np.mean(metrics.correct(log_probs, labels))),
+        "nll": -float(np.mean(metrics.label_log_prob(log_probs, labels))),
+    }
+
+
+def rows(settings: Settings, task: Task, teachers: dict, found: dict) -> list[Row]:
+    """All final figures of a run."""
+    labels = task.dataset.test_y
+    made = [
+        Row(f"data.{part}_examples", len(y), None, 1, "")
+        for part, y in (("train", task.dataset.train_y), ("test", labels))
+    ]
+    is_papers = settings.data_name == DATASETS.get(settings.experiment, "fashion_mnist")
+    for name, lesson in task.lessons.items():
+        paper = {"accuracy": PAPER_TEACHERS.get(settings.experiment)} if is_papers else {}
+        made += _figures(name, teachers[name].log_probs[None], lesson.dataset.test_y, paper)
+    for condition, students in found.items():
+        paper = _paper_of(settings, condition) if is_papers else {}
+        made += _figures(condition.name, students.log_probs, labels, paper)
+        made.append(Row(f"rate[{condition.name}]", students.rate, None, 1, ""))
+    return made
+
+
+def _paper_of(settings: Settings, condition: Condition) -> dict[str, float]:
+    """The paper's figures of this kind of student, of all labels, by name."""
+    if condition.share != 1 or condition.protocol != WRITTEN:
+        return {}
+    if settings.experiment == "fashion" and condition.method in PAPER_FASHION:
+        return {"accuracy": PAPER_FASHION[condition.method]}
+    if settings.experiment == "cifar" and condition.method in PAPER_CIFAR:
+        return dict(zip(("accuracy", "top2", "top3"), PAPER_CIFAR[condition.method], strict=True))
+    return {}
+
+
+def _figures(
+    name: str, log_probs: np.ndarray, labels: np.ndarray, paper: dict[str, float | None]
+) -> list[Row]:
+    """Figures of `[R, M, C]`, with errors over students."""
+    values = {"accuracy": 100 * np.mean(metrics.correct(log_probs, labels), axis=1)}
+    for top in TOPS:
+        values[f"top{top}"] = 100 * np.array([_share_among(one, labels, top) for one in log_probs])
+    values["f1"] = 100 * np.array(
+        [f1_score(labels, np.argmax(one, axis=1), average="macro") for one in log_probs]
+    )
+    values["nll"] = -np.mean(metrics.label_log_prob(log_probs, labels), axis=1)
+    values["ece"] = np.array([metrics.expected_calibration_error(one, labels) for one in log_probs])
+    units = {"nll": "nats", "ece": ""}
+    return [
+        report.mean_row(f"{what}[{name}]", value, units.get(what, "%"))._replace(
+            paper=paper.get(what)
+        )
+        for what, value in values.items()
+    ]
+
+
+def _share_among(log_probs: np.ndarray, labels: np.ndarray, top: int) -> float:
+    """Of inputs whose label is among the likeliest classes."""
+    best = np.argsort(-log_probs, axis=1, kind="stable")[:, :top]
+    return float(np.mean(np.any(best == labels[:, None], axis=1)))
+
+
+def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
+    """Prints the tables."""
+    by_name = report.RowsByName(summary, workdir)
+    teachers = TEACHERS[settings.experiment]
+    for protocol in settings.protocol:
+        for share in settings.label_share:
+            title = f"{PROTOCOL_TITLES[protocol]}, {100 * share:g} % of the labels"
+            lines = [_line(by_name, title, name) for name, title in teachers.items()]
+            lines += [
+                _line(by_name, TITLES[condition.method], condition.name)
+                for condition in settings.conditions()
+                if (condition.protocol, condition.share) == (protocol, share)
+            ]
+            header = ["", "accuracy %", "paper", "NLL", "ECE"]
+            report.print_table(title, header, lines)
+    repeats = settings.num_repeats
+    if repeats > 1:
+        print(f"± is one standard error over {repeats} students.")
+    report.print_end(summary, workdir)
+
+
+def _line(by_name: report.RowsByName, title: str, name: str) -> list[str]:
+    accuracy = by_name[f"accuracy[{name}]"]
+    paper = "–" if accuracy["paper"] is None else f"{accuracy['paper']:g}"
+    ece = by_name[f"ece[{name}]"] | {"stderr": None}
+    return [
+        title,
+        report.pm(accuracy, 2),
+        paper,
+        report.pm(by_name[f"nll[{name}]"], 4),
+        report.pm(ece, 4),
+    ]

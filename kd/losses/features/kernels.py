@@ -1,0 +1,68 @@
+"""Kernels of features: how two inputs covary in a layer."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from kd import checks
+from kd.types import Array
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def linear_kernel(features: Array) -> Array:
+    r"""Gram matrix of features, `[N, N]`: degenerate where N > D.
+
+    .. math:: K_{ij} = \frac{1}{D} \sum_d \phi_d(x_i) \phi_d(x_j)
+
+    Divided by the width, so that layers of different widths can agree.
+
+    Args:
+      features: `[N, D]`.
+
+    Example:
+      >>> linear_kernel(jnp.array([[1.0, 1.0], [0.0, 2.0]])).tolist()
+      [[1.0, 1.0], [1.0, 2.0]]
+
+    Reference:
+      Fitzsimons, Schmon and Roberts (2019), "Implicit priors for knowledge sharing in Bayesian
+      neural networks", section 2.1; its display has indices of features where those of inputs
+      are meant.
+    """
+    return product(features, features.T) / features.shape[1]
+
+
+def rbf_kernel(length_scale: float = 1.0) -> Callable[[Array], Array]:
+    r"""A kernel of distances between features, `[N, D]` to `[N, N]`.
+
+    .. math:: K_{ij} = \exp\left(-\frac{\lVert \phi(x_i) - \phi(x_j) \rVert^2}{2 \ell^2 D}\right)
+
+    Args:
+      length_scale: :math:`\ell`, in units of one feature.
+
+    Raises:
+      ValueError: if the scale is not positive.
+
+    Example:
+      >>> kernel = rbf_kernel()(jnp.array([[0.0, 0.0], [2.0, 0.0]]))
+      >>> print(f"{kernel[0, 0]:.4f} {kernel[0, 1]:.4f}")
+      1.0000 0.3679
+
+    Reference:
+      Rasmussen and Williams (2006), "Gaussian processes for machine learning", (4.9).
+    """
+    checks.check_positive("length_scale", length_scale)
+
+    def kernel_fn(features: Array) -> Array:
+        products = product(features, features.T)
+        squares = jnp.diagonal(products)
+        distances = jnp.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)
+        return jnp.exp(-0.5 * distances / (length_scale**2 * features.shape[1]))
+
+    return kernel_fn
+
+
+def product(left: Array, right: Array) -> Array:
+    """In full single precision everywhere: GPUs' shorter formats make kernels indefinite."""
+    return jnp.matmul(left, right, precision=HIGHEST)

@@ -1,0 +1,353 @@
+"""experiments.feature_priors: tasks, what each method minimises, runs, faults."""
+
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+import study_runs
+from PIL import Image
+
+from experiments.feature_priors import methods, study, tables, tasks
+from experiments.feature_priors.settings import METHODS, Condition, Settings
+from experiments.flags import resolve
+from kd import data, models
+from kd.export import load_student
+from kd.losses import features
+
+MODULE = "experiments.feature_priors"
+TINY = {
+    "teacher_channels": "3,4",
+    "teacher_hidden": "6",
+    "student_hidden": "8,6",
+    "teacher_epochs": 2,
+    "student_epochs": 2,
+    "rate": "0.01",
+    "label_share": "1,0.1",
+    "num_repeats": 2,
+}
+
+
+def settings_of(given, preset="quick"):
+    return resolve(Settings, preset, {name: str(value) for name, value in given.items()})
+
+
+def task_of(given):
+    settings = settings_of(TINY | given)
+    return settings, tasks.task_of(settings, data.load("digits"), None)
+
+
+# Tasks.
+
+
+def test_every_experiment_matches_layers_of_its_own():
+    _, fashion = task_of({})
+    assert [(link.own, link.told) for link in fashion.links] == [("hidden_0", "teacher/Conv_1")]
+    assert fashion.rest == ("Dense_1", "Dense_2")
+    _, cifar = task_of({"experiment": "cifar"})
+    assert [(link.own, link.told) for link in cifar.links] == [
+        ("hidden_0", "teacher/Conv_0"),
+        ("hidden_1", "teacher/Conv_1"),
+    ]
+    assert cifar.rest == ("Dense_2",)
+    deep = {"experiment": "cifar", "teacher_channels": "2,2,2,2", "pool_size": "1,1,1,1"}
+    assert [link.layer for link in task_of(deep)[1].links] == ["Conv_1", "Conv_3"]
+    assert [link.told for link in cifar.links_of("naive")] == []
+    assert cifar.links_of("fitnets") == cifar.links_of("prior_soft") == cifar.links
+
+
+def test_experts_have_half_of_the_classes_each_and_widths_of_their_own():
+    _, task = task_of({"experiment": "experts"})
+    digits = data.load("digits")
+    assert task.lessons["0"].classes == (0, 1, 2, 3, 4)
+    assert task.lessons["1"].classes == (5, 6, 7, 8, 9)
+    assert [lesson.model.channels for lesson in task.lessons.values()] == [(3, 4), (4, 6)]
+    second = task.lessons["1"].dataset
+    chosen = digits.train_y >= 5
+    np.testing.assert_array_equal(second.train_x, digits.train_x[chosen])
+    np.testing.assert_array_equal(second.train_y, digits.train_y[chosen] - 5)
+    assert [link.told for link in task.links_of("experts")] == ["0/Conv_1", "1/Conv_1"]
+    assert [link.told for link in task.links_of("expert_1")] == ["1/Conv_1"]
+
+
+def test_transfer_is_to_classes_that_the_teacher_has_not_seen():
+    _, task = task_of({"experiment": "transfer"})
+    lesson = task.lessons["source"]
+    assert lesson.dataset.num_classes == task.dataset.num_classes == 5
+    together = len(lesson.dataset.train_y) + len(task.dataset.train_y)
+    assert together == len(data.load("digits").train_y)
+    digits = data.load("digits")
+    other = tasks.task_of(settings_of(TINY | {"experiment": "transfer"}), digits, digits)
+    assert other.dataset is digits and other.lessons["source"].dataset is digits
+    told = {"x": jnp.asarray(task.dataset.train_x)}
+    params = lesson.model.init(jax.random.key(1), told["x"][0])
+    start = methods.start_of(
+        Condition("fair", "copied", 1.0), task, told, {"source": params}, jax.random.key(0)
+    )["student"]["params"]
+    for name in ("Conv_0", "Conv_1"):
+        jax.tree.map(np.testing.assert_array_equal, start[name], params["params"][name])
+    assert not np.array_equal(start["Dense_0"]["kernel"], params["params"]["Dense_0"]["kernel"])
+
+
+# What is minimised.
+
+
+def batch_of(task, teacher_seed=5):
+    """Ten images, four of them with labels, and what a teacher says that has learned nothing."""
+    dataset = task.dataset
+    x = jnp.asarray(dataset.train_x[:10])
+    told = {}
+    for link in task.links:
+        model = task.lessons[link.teacher].model
+        params = model.init(jax.random.key(teacher_seed), x[0])
+        features_fn = models.features_of(model, [link.layer, "output"])
+        found = jax.vmap(lambda one, fn=features_fn, params=params: fn(params, one))(x)
+        told[link.told], logits = found[link.layer], found["output"]
+    labelled = {"labelled_x": x[6:], "labelled_y": jnp.asarray(dataset.train_y[6:10])}
+    return {"x": x, "features": told, "logits": logits, **labelled}
+
+
+def student_outputs(task, params, x):
+    outputs = jax.vmap(lambda one: task.student.apply(params["student"], one))(x)
+    return np.asarray(outputs, np.float64)
+
+
+def test_answers_by_hand():
+    settings, task = task_of({"temperature": 3, "label_weight": 0.3})
+    batch = batch_of(task)
+    params = {"student": task.student.init(jax.random.key(0), batch["x"][0])}
+    logits = student_outputs(task, params, batch["x"])
+    taught = np.asarray(batch["logits"], np.float64)
+    log_probs = oracles.log_softmax(student_outputs(task, params, batch["labelled_x"]))
+    labels = -np.mean(log_probs[np.arange(4), np.asarray(batch["labelled_y"])])
+    soft = np.mean([oracles.soft_target(s, t, 3.0) for s, t in zip(logits, taught, strict=True)])
+    expected = {
+        "naive": labels,
+        "logits": np.mean(0.5 * np.sum((logits - taught) ** 2, axis=1)),
+        "soft": 0.3 * labels + 0.7 * soft,
+    }
+    expected |= {"prior": labels, "hint_labels": labels, "noisy": expected["logits"]}
+    expected |= {"fitnets": expected["soft"], "prior_soft": expected["soft"]}
+    assert set(expected) == set(METHODS["fashion"])
+    for method, value in expected.items():
+        condition = Condition("fair", method, 1.0)
+        found = methods.answers(settings, condition, task.student)(params, batch)
+        assert float(found) == pytest.approx(value, rel=1e-4), method
+
+
+@pytest.mark.parametrize("experiment", ["fashion", "cifar", "experts"])
+def test_priors_and_hints_by_hand(experiment):
+    settings, task = task_of({"experiment": experiment, "jitter": 0.05})
+    batch = batch_of(task)
+    method = "experts" if experiment == "experts" else "fitnets"
+    condition = Condition("fair", method, 1.0)
+    params = methods.start_of(condition, task, batch, {}, jax.random.key(0))
+    own = jax.vmap(lambda x: models.features_of(task.student)(params["student"], x))(batch["x"])
+    expected = sum(
+        features.gaussian_process_kl(own[link.own], batch["features"][link.told], jitter=0.05)
+        for link in task.links
+    )
+    found = methods.prior(settings, task.links, task.student)(params, batch)
+    assert float(found) == pytest.approx(float(expected) / 10, rel=1e-5)
+    if experiment == "experts":
+        return
+    expected = 0.0
+    for link in task.links:
+        layer = jax.tree.map(np.asarray, params["regressors"][link.own]["params"]["Dense_0"])
+        guess = np.asarray(own[link.own]) @ layer["kernel"] + layer["bias"]
+        target = np.asarray(batch["features"][link.told]).reshape(10, -1)
+        expected += 0.5 * np.mean((guess - target) ** 2)
+    found = methods.hints(task.links, task.student)(params, batch)
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "moves_first", "moves_then"),
+    [
+        ("prior", {"Dense_0"}, {"Dense_1", "Dense_2"}),
+        ("hint_labels", {"Dense_0"}, {"Dense_1", "Dense_2"}),
+        ("fitnets", {"Dense_0"}, {"Dense_0", "Dense_1", "Dense_2"}),
+        ("naive", {"Dense_0", "Dense_1", "Dense_2"}, {"Dense_0", "Dense_1", "Dense_2"}),
+    ],
+)
+def test_what_each_stage_moves(method, moves_first, moves_then):
+    settings, task = task_of({})
+    condition, batch = Condition("written", method, 1.0), batch_of(task)
+    update = methods.update_of(settings, condition, task, rate=0.1, num_steps=2)
+    params = methods.start_of(condition, task, batch, {}, jax.random.key(0))
+    state = update.init(params)
+    for moves in (moves_first, moves_then):
+        before = state.params["student"]["params"]
+        state, _ = update.apply(state, batch)
+        after = state.params["student"]["params"]
+        moved = {k for k in before if np.any(before[k]["kernel"] != after[k]["kernel"])}
+        assert moved == moves
+
+
+def test_a_rate_is_chosen_on_examples_kept_apart(tmp_path):
+    settings, task = task_of({"rate": "0.1,0.2,0.3", "kept_apart": 0.25})
+    seen = []
+
+    class Run:
+        pass
+
+    run = Run()
+    run.settings = settings
+
+    def train_(phase, task, told, labelled, *, rate, num_repeats):
+        seen.append((phase, len(told["x"]), len(labelled["labelled_y"]), num_repeats))
+        own = task.dataset
+        assert len(own.train_y) == 900 and len(own.test_y) == 300
+        # None of them is a training or a test image of the study.
+        test = {image.tobytes() for image in own.test_x}
+        assert not test & {image.tobytes() for image in np.asarray(told["x"])}
+        right = np.log(
+            np.where(np.eye(10)[own.test_y] > 0, {0.1: 0.5, 0.2: 0.9, 0.3: 0.7}[rate], 0.1)
+        )
+        return study.Students(None, right[None], rate)
+
+    told = {"x": jnp.asarray(task.dataset.train_x)}
+    condition = Condition("fair", "naive", 0.5)
+    assert study.choose_rate(run, task, told, condition, train_) == 0.2
+    assert [one[1:] for one in seen] == [(900, 450, 1)] * 3
+    assert seen[0][0] == "rate[fair,naive,0.5,0.1]"
+
+
+def test_experts_answer_for_classes_of_their_own(tmp_path):
+    settings, task = task_of({"experiment": "experts"})
+    x = task.dataset.train_x[0]
+    teachers = {
+        name: study.Teacher(lesson.model.init(jax.random.key(i), jnp.asarray(x)), np.zeros(0))
+        for i, (name, lesson) in enumerate(task.lessons.items())
+    }
+
+    class Run:
+        pass
+
+    run = Run()
+    run.settings, run.options = settings, Run()
+    run.options.cache_gb = 1.0
+    told = study.tell(run, task, teachers)
+    halves = [
+        oracles.log_softmax(np.asarray(lesson.model.apply(teachers[name].params, jnp.asarray(x))))
+        for name, lesson in task.lessons.items()
+    ]
+    expected = np.concatenate(halves)
+    np.testing.assert_allclose(told["logits"][0], expected - expected.mean(), rtol=1e-4, atol=1e-5)
+    assert set(told["features"]) == {"0/Conv_1", "1/Conv_1"}
+
+
+def test_figures_of_merit_by_hand():
+    rng = np.random.default_rng(0)
+    log_probs = oracles.log_softmax(rng.normal(size=(2, 6, 4)))
+    labels = np.array([0, 1, 1, 2, 3, 3])
+    found = {row.name: row for row in tables._figures("a", log_probs, labels, {"accuracy": 7.0})}
+    guesses = log_probs.argmax(-1)
+    assert found["accuracy[a]"].value == pytest.approx(100 * np.mean(guesses == labels))
+    assert found["accuracy[a]"].paper == 7.0 and found["nll[a]"].paper is None
+    best = [
+        np.mean([label in np.argsort(-p)[:2] for p, label in zip(one, labels, strict=True)])
+        for one in log_probs
+    ]
+    assert found["top2[a]"].value == pytest.approx(100 * np.mean(best))
+    assert found["top2[a]"].stderr == pytest.approx(100 * np.std(best, ddof=1) / 2**0.5)
+    scores = []
+    for one in guesses:
+        each = []
+        for label in range(4):
+            hits = np.sum((one == label) & (labels == label))
+            each.append(2 * hits / (np.sum(one == label) + np.sum(labels == label)))
+        scores.append(np.mean(each))
+    assert found["f1[a]"].value == pytest.approx(100 * np.mean(scores))
+
+
+# Runs.
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("feature_priors") / "run"
+    given = TINY | {"method": "naive,noisy,fitnets,prior", "protocol": "written,fair"}
+    with study_runs.unverified_exports():
+        return study_runs.succeed_here(path, given, module=MODULE)
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    assert finished.stderr == ""
+    figures = {path.name for path in (finished.path / "figures").iterdir()}
+    assert figures == {"methods.png", "kernels-written.png", "kernels-fair.png"}
+    for name in figures:
+        pixels = np.asarray(Image.open(finished.path / "figures" / name).convert("L"))
+        assert min(pixels.shape) > 200 and np.std(pixels) > 5
+    conditions = settings_of(
+        TINY | {"method": "naive,noisy,fitnets,prior", "protocol": "written,fair"}
+    ).conditions()
+    names = {path.name for path in (finished.path / "student").iterdir()}
+    assert names == {condition.name.replace(",", "-") for condition in conditions}
+    shown = finished.stdout[finished.stdout.index("As the paper has it") :]
+    assert max(map(len, shown[: shown.index("Look at")].splitlines())) <= 80
+
+
+def test_a_file_has_the_likelihood_of_its_student(finished):
+    digits = data.load("digits")
+    student = load_student(finished.path / "student" / "fair-prior-0.1")
+    log_probs = np.asarray(student(jnp.asarray(digits.test_x)), float)
+    own = -np.mean(log_probs[np.arange(len(log_probs)), digits.test_y])
+    row = {row["name"]: row for row in finished.summary()["rows"]}["nll[fair,prior,0.1]"]
+    # Of two students the row has the mean and half their distance.
+    assert row["repeats"] == 2
+    assert abs(own - row["value"]) == pytest.approx(row["stderr"], rel=1e-3)
+
+
+@pytest.mark.parametrize("experiment", ["cifar", "experts", "transfer"])
+def test_other_experiments(experiment, tmp_path):
+    given = TINY | {"experiment": experiment, "label_share": "0.2", "num_repeats": 1}
+    if experiment == "cifar":
+        given |= {"method": "prior,fitnets"}
+    with study_runs.unverified_exports():
+        run = study_runs.succeed_here(tmp_path / "run", given, module=MODULE)
+    names = {row["name"] for row in run.summary()["rows"]}
+    for method in settings_of(given).methods:
+        assert f"accuracy[fair,{method},0.2]" in names
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
+    path = tmp_path / "run"
+    given = TINY | {"method": "prior", "label_share": "0.5", "rate": "0.01,0.02"}
+    for phase in ("teacher-teacher", "rate-fair-prior-0.5-0.02", "students-fair-prior-0.5"):
+        process = study_runs.start(path, given | {"checkpoint_seconds": 0}, module=MODULE)
+        stopped = study_runs.interrupt(
+            process, lambda phase=phase: study_runs.checkpoints(path, phase), signal.SIGKILL
+        )
+        assert stopped.returncode == -signal.SIGKILL
+        assert not (path / "summary.json").exists()
+    with study_runs.unverified_exports():
+        resumed = study_runs.succeed_here(path, given, module=MODULE)
+        whole = study_runs.succeed_here(tmp_path / "whole", given, module=MODULE)
+    study_runs.assert_same_bits(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"experiment": "mnist"}, "--experiment must be fashion | cifar | experts | transfer"),
+        ({"method": "copied"}, "--experiment=fashion has no --method=copied; it has naive, logits"),
+        ({"method": "naive,naive"}, "--method"),
+        ({"protocol": "unfair"}, "--protocol must be written | fair"),
+        ({"label_share": "0"}, "--label_share"),
+        ({"label_share": "0.1,0.10000001"}, "two values of --label_share are the same, to six"),
+        ({"label_share": "0.0001"}, "--label_share=0.0001 leaves no example with a label."),
+        ({"batch_size": 2000}, "--batch_size=2000 is more than the 1080 examples there are"),
+        ({"pool_size": "2"}, "--pool_size has 1 values, and --teacher_channels 2: give as many."),
+        ({"pool_size": "2,2"}, "images of 8 x 8 are too small for 2 convolutions"),
+        ({"experiment": "cifar", "student_hidden": "8"}, "--student_hidden needs 2 layers"),
+        ({"source": "digits"}, "--source is of --experiment=transfer, not of fashion."),
+        ({"dataset": "lsun"}, "unknown data set 'lsun'"),
+        ({"temperature": 0}, "--temperature"),
+        ({"cache_gb": 1e-9}, "the teacher's features would take"),
+    ],
+)
+def test_mistakes_are_one_line(changed, expected, tmp_path):
+    assert expected in study_runs.refusal(tmp_path / "run", TINY | changed, module=MODULE)

@@ -1,0 +1,80 @@
+"""Retrieval by loops over ranks."""
+
+import numpy as np
+import pytest
+
+from kd.metrics import retrieval
+
+RNG = np.random.default_rng(0)
+DATABASE, LABELS = RNG.normal(size=(60, 3)), RNG.integers(3, size=60)
+QUERIES, QUERY_LABELS = RNG.normal(size=(7, 3)), RNG.integers(3, size=7)
+
+
+def ranked(query, metric):
+    if metric == "cosine":
+        scores = [-query @ x / np.linalg.norm(query) / np.linalg.norm(x) for x in DATABASE]
+    else:
+        scores = [np.linalg.norm(query - x) for x in DATABASE]
+    return LABELS[np.argsort(scores)]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_by_loops(metric):
+    found = retrieval(
+        *(QUERIES, QUERY_LABELS, DATABASE, LABELS),
+        metric=metric,
+        tops=(1, 5, 60),
+        block_size=3,
+        interpolated_ranks=10,
+    )
+    for index, (query, label) in enumerate(zip(QUERIES, QUERY_LABELS, strict=True)):
+        hits = ranked(query, metric) == label
+        precision = [np.mean(hits[:r]) for r in range(1, 61)]
+        recall = [np.sum(hits[:r]) / np.sum(hits) for r in range(1, 61)]
+        levels = [round(0.1 * i, 1) for i in range(11)]
+        best = [
+            max(p for p, r in zip(precision, recall, strict=True) if r >= level - 1e-9)
+            for level in levels
+        ]
+        assert found.average_precision[index] == pytest.approx(np.mean(best))
+        short = list(precision)
+        for rank in range(8, -1, -1):
+            short[rank] = max(short[rank], short[rank + 1])
+        nearest = [
+            short[min(range(60), key=lambda r, level=level: abs(recall[r] - level))]
+            for level in levels
+        ]
+        assert found.released_average_precision[index] == pytest.approx(np.mean(nearest))
+        for top in (1, 5, 60):
+            assert found.precision[top][index] == pytest.approx(np.mean(hits[:top]))
+
+
+def test_classes_apart_are_found_without_fault():
+    database = np.repeat(np.eye(3), 5, axis=0)
+    found = retrieval(np.eye(3), np.arange(3), database, np.repeat(np.arange(3), 5), tops=(5,))
+    assert (found.average_precision == 1).all() and (found.precision[5] == 1).all()
+    assert (found.released_average_precision == 1).all()
+
+
+def test_features_that_are_dead_have_no_cosine():
+    database = np.concatenate([np.zeros((1, 3)), np.eye(3)])
+    found = retrieval(np.eye(3)[:1], np.array([1]), database, np.array([0, 1, 0, 0]), tops=(1,))
+    assert found.precision[1] == 1
+
+
+def test_raises():
+    given = (QUERIES, QUERY_LABELS, DATABASE, LABELS)
+    with pytest.raises(ValueError, match="metric must be one of cosine, euclidean"):
+        retrieval(*given, metric="manhattan")
+    with pytest.raises(ValueError, match="each of tops"):
+        retrieval(*given, tops=(61,))
+    with pytest.raises(ValueError, match="queries must have shape"):
+        retrieval(QUERIES[:, :2], *given[1:], tops=(1,))
+    with pytest.raises(ValueError, match="database must be finite"):
+        retrieval(*given[:2], np.full_like(DATABASE, np.nan), LABELS, tops=(1,))
+    with pytest.raises(ValueError, match="queries of class 9, and no answers"):
+        retrieval(QUERIES, np.full(7, 9), DATABASE, LABELS, tops=(1,))
+    with pytest.raises(ValueError, match="database_labels"):
+        retrieval(*given[:3], LABELS[:5], tops=(1,))
+    with pytest.raises(ValueError, match="block_size"):
+        retrieval(*given, tops=(1,), block_size=0)
