@@ -1,16 +1,18 @@
 """The README's examples are run as they stand there."""
 
+import importlib
 import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.rbm_to_nade.estimates import exact_log_z
 from experiments.rbm_to_nade.study import Teacher
-from kd import derivatives, inference, losses, models, samplers
+from kd import derivatives, inference, losses, models, samplers, streams, training
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -117,10 +119,11 @@ def test_an_ensemble_is_learned_as_a_dirichlet_distribution(capsys):
 
 def test_every_name_in_the_table_of_methods_exists():
     table = (ROOT / "README.md").read_text().split("## What is where")[1]
-    for module, name in re.findall(
-        r"`(losses|models|streams|samplers|inference|metrics)\.(\w+)`", table
-    ):
-        assert hasattr(__import__(f"kd.{module}", fromlist=[name]), name)
+    modules = r"losses\.features|losses|models|streams|samplers|inference|metrics|training"
+    found = re.findall(rf"`({modules})\.(\w+)`", table)
+    assert {module for module, _ in found} == set(modules.replace("\\", "").split("|"))
+    for module, name in found:
+        assert hasattr(importlib.import_module(f"kd.{module}"), name), name
     assert hasattr(models, "ensemble_log_probs")
 
 
@@ -137,3 +140,23 @@ def test_a_posterior_over_weights_is_learned_with_its_entropy():
     assert is_right.mean() > 0.92 and nll < 0.3
     entropy = np.asarray(heads.entropy)
     assert entropy[~is_right].mean() > 1.5 * entropy[is_right].mean()
+
+
+def test_features_are_a_prior_where_labels_are_few():
+    """On held-out digits: better than the same network on the same 120 labels alone."""
+    names = {}
+    exec(compile(block("gaussian_process_kl"), "README.md", "exec"), names)
+    digits, student, x, y = (names[name] for name in ("digits", "student", "x", "y"))
+    update = training.gradient(
+        lambda params, batch: names["likelihood"](student, params, x[:120], y[:120]),
+        optax.adam(3e-3),
+    )
+    stream = streams.resample({"x": x[:120]}, 120)
+    start = update.init(student.init(names["keys"][2], x[0]))
+    alone = training.fit(jax.random.key(1), stream, update, start, 600).student.params
+
+    def accuracy(params):
+        logits = jax.vmap(lambda one: student.apply(params, one))(jnp.asarray(digits.test_x))
+        return np.mean(np.argmax(logits, axis=1) == digits.test_y)
+
+    assert accuracy(names["params"]) > accuracy(alone) + 0.015
