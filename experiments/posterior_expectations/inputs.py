@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.flags import Options, UserError
-from experiments.posterior_expectations import networks, teachers, toy
+from experiments.posterior_expectations import networks, students, teachers, toy
 from experiments.posterior_expectations.settings import (
     ESTIMATORS,
     RUNNING,
@@ -15,7 +15,7 @@ from experiments.posterior_expectations.settings import (
     Chain,
     Settings,
 )
-from kd import data, streams
+from kd import data, samplers, streams
 from kd.data import Dataset
 from kd.types import Stream
 
@@ -42,13 +42,53 @@ class Loaded(NamedTuple):
 
 def fingerprints(settings: Settings, options: Options) -> dict[str, str | None]:
     """Digests of the data sets."""
+    _check_names(settings)
     names = {settings.dataset, settings.unlabelled, *settings.outside} - {"", toy.NAME, *SYNTHETIC}
     return {name: data.fingerprint(name, data_dir=options.data_dir) for name in sorted(names)}
+
+
+def _check_names(settings: Settings) -> None:
+    """Refuses unknown data sets, by the flag that names them."""
+    choices = {
+        "dataset": (*data.NAMES, toy.NAME),
+        "unlabelled": data.NAMES,
+        "outside": (*data.NAMES, *data.TEST_ONLY_NAMES, *SYNTHETIC),
+    }
+    for flag, known in choices.items():
+        given = getattr(settings, flag)
+        for name in given if flag == "outside" else (given,):
+            is_file = name.endswith(".npz") or (flag == "unlabelled" and not name)
+            if name not in known and not is_file:
+                raise UserError(
+                    f"--{flag} must be {', '.join(known)} or the path of an .npz; got {name!r}."
+                )
 
 
 def load(settings: Settings, options: Options) -> Loaded:
     """Reads the data, and refuses what cannot be done."""
     check(settings)
+    loaded = _load(settings, options)
+    _check_estimates(settings, options, loaded)
+    return loaded
+
+
+def _check_estimates(settings: Settings, options: Options, loaded: Loaded) -> None:
+    """Refuses estimates that are too large now, and not when a teacher has been trained."""
+    num_classes = loaded.dataset.num_classes
+    streams.posterior_expectations(
+        samplers.fixed(),
+        jnp.zeros(num_classes),
+        lambda weights, x: jax.nn.log_softmax(weights),
+        students.expectations(settings),
+        streams.resample(
+            {"x": jnp.zeros(1), "index": jnp.zeros(1, jnp.int32)}, 1
+        ),  # Of their number alone.
+        num_examples=len(loaded.unlabelled),
+        max_bytes=1e9 * options.cache_gb,
+    )
+
+
+def _load(settings: Settings, options: Options) -> Loaded:
     if settings.dataset == toy.NAME:
         return Loaded(*toy.dataset(settings.seed), {})
     dataset = data.load(settings.dataset, data_dir=options.data_dir)
@@ -168,6 +208,8 @@ def _check_data(settings: Settings, dataset: Dataset) -> None:
                 "give one of them."
             )
         taken[side] = rate
+        if rate and not side:
+            raise UserError(f"--mask_rate={rate:g} is less than a pixel: give 0, or more.")
     model = networks.build(settings, dataset.num_classes)
     try:
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(dataset.test_x.shape[1:]))
@@ -188,6 +230,8 @@ def _check_students(settings: Settings) -> None:
             "--fresh_masks gives every visit another input, and running means are of one: give "
             "--estimator=current, and no student of both, whose entropy is a running mean."
         )
+    if settings.temperature > 1 and not any(s.kind == "dirichlet" for s in settings.students()):
+        raise UserError("--temperature is of dirichlet students, and there are none.")
     is_mean = any(s.kind == "dirichlet" and s.estimator == RUNNING for s in settings.students())
     if settings.temperature > 1 and is_mean:
         raise UserError(
@@ -199,8 +243,22 @@ def _check_students(settings: Settings) -> None:
             networks.hidden_sizes(text)
         except ValueError:
             raise UserError(f"--student_hidden must be like 10 or 10-10; got {text!r}.") from None
-    if settings.student_hidden and settings.model != "fcnn":
+    if settings.channel_multiplier and settings.model == "fcnn":
+        raise UserError("--channel_multiplier is of convolutions, and fcnn has none.")
+    if not settings.student_hidden:
+        return
+    if settings.model != "fcnn":
         raise UserError(f"--student_hidden is of fcnn, not of {settings.model}.")
+    if settings.experiment == "3":
+        raise UserError(
+            "--experiment=3 searches widths, and --student_hidden names them: not both."
+        )
+    for flag in ("unit_multiplier", "regularizer_strength"):
+        if getattr(settings, flag):
+            raise UserError(f"--student_hidden is instead of --{flag}: give one of them.")
+    sizes = [networks.hidden_sizes(text) for text in settings.student_hidden]
+    if len(set(sizes)) < len(sizes):
+        raise UserError("--student_hidden has the same sizes twice.")
 
 
 def _check_teacher(settings: Settings) -> None:

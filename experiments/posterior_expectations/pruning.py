@@ -35,7 +35,11 @@ def prune(settings: Settings, learned: Learned) -> Learned | None:
     try:
         pruned = models.prune(learned.model, learned.params, settings.threshold)
     except ValueError as error:
-        _LOG.warning("%s is left out: %s", learned.student.name, error)
+        _LOG.warning(
+            "%s is left out: %s A smaller --regularizer_strength would leave some.",
+            learned.student.name,
+            error,
+        )
         return None
     if jax.tree.map(jnp.shape, pruned.params) == jax.tree.map(jnp.shape, learned.params):
         _LOG.warning(

@@ -129,7 +129,9 @@ def _show_group(shown: Shown, group: str) -> None:
     figures = [(f"{what}.{kind}", 3) for kind in KINDS for what in ("ndcg", "ndcg_random")]
     lines = [shown.line(name, group, figures) for name in judged[1:]]
     header = ["", "total", "random", "knowledge", "random"]
-    report.print_table(f"nDCG@{TOP} of {DRAW_SIZE} test inputs", header, lines)
+    count = int(shown.by_name["data.test_examples"]["value"])
+    title = f"nDCG@{min(TOP, count)} of {min(DRAW_SIZE, count)} test inputs"
+    report.print_table(title, header, lines)
 
 
 def _show_crosses(shown: Shown) -> None:

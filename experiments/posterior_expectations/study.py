@@ -129,7 +129,8 @@ def compare(run: Run, loaded: inputs.Loaded) -> list[Row]:
     found, learned = {}, {}
     for chain in run.settings.chains():
         found[chain], learned[chain] = distil(run, task_of(run, loaded, chain))
-    made = tables.mask_rows(run.settings, loaded.dataset.test_x)
+    made = tables.data_rows(loaded.dataset)
+    made += tables.mask_rows(run.settings, loaded.dataset.test_x)
     made += tables.rows(run.settings, found, labels)
     made += tables.cost_rows(learned, loaded.dataset.test_x)
     figures.draw(run, found, made, labels)

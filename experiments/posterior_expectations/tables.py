@@ -11,6 +11,7 @@ from experiments.posterior_expectations.judging import TEST, Judged, Learned
 from experiments.posterior_expectations.settings import TEACHER, Chain, Settings
 from experiments.report import Row, mean_row
 from kd import metrics
+from kd.data import Dataset
 from kd.metrics import Uncertainties
 
 TIMED_INPUTS, TIMED_ROUNDS = 100, 30
@@ -55,6 +56,12 @@ def cost_rows(found: dict[Chain, dict[str, Learned]], x: np.ndarray) -> list[Row
         (chain, {name: of(one) for name, one in learned.items()})
         for chain, learned in found.items()
     )
+
+
+def data_rows(dataset: Dataset) -> list[Row]:
+    """How many examples there are in all."""
+    sizes = (("train", dataset.train_y), ("test", dataset.test_y))
+    return [Row(f"data.{part}_examples", len(y), None, 1, "") for part, y in sizes]
 
 
 def mask_rows(settings: Settings, images: np.ndarray) -> list[Row]:

@@ -2,6 +2,8 @@
 
 from kd.data.binary import BinaryDataset, load_binary, load_rbm
 from kd.data.datasets import (
+    NAMES,
+    TEST_ONLY_NAMES,
     DataError,
     Dataset,
     fingerprint,
@@ -15,6 +17,8 @@ __all__ = [
     "BinaryDataset",
     "DataError",
     "Dataset",
+    "NAMES",
+    "TEST_ONLY_NAMES",
     "fingerprint",
     "load",
     "load_binary",

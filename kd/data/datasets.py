@@ -14,6 +14,7 @@ import numpy as np
 from kd import checks
 
 TFDS_NAMES = ("mnist", "fashion_mnist", "kmnist", "cifar10")
+NAMES = ("digits", *TFDS_NAMES)  # Of `load`, besides paths.
 TEST_ONLY_NAMES = ("notmnist",)
 NPZ_KEYS = ("train_x", "train_y", "test_x", "test_y")
 DIGITS_NUM_TEST = 597

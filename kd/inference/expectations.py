@@ -213,6 +213,8 @@ def smoothed_log_probs(log_probs: Array, *, smoothing: float = 1e-3) -> Array:
       Malinin, Mlodozeniec and Gales (2020), "Ensemble distribution distillation": in their code.
     """
     checks.check_weight("smoothing", smoothing)
+    if jnp.ndim(log_probs) < 1:
+        raise ValueError("log_probs must be [..., C], got a scalar.")
     if smoothing == 0:
         return log_probs
     num_classes = log_probs.shape[-1]

@@ -27,9 +27,11 @@ def dirichlet_negative_log_likelihood(log_concentrations: Array, mean_log_probs:
 
     Returns:
       A scalar. Where a teacher's mean is that of one member alone, its infimum is minus infinity.
+      NaN where the exponentials of `mean_log_probs` sum to more than 1, as those of probabilities
+      do, given by mistake.
 
     Raises:
-      ValueError: if an argument is not a vector, or the shapes differ.
+      ValueError: if an argument is not a vector, or is empty, or the shapes differ.
 
     Example:
       >>> flat = dirichlet_negative_log_likelihood(jnp.zeros(2), jnp.log(jnp.array([0.5, 0.5])))
@@ -42,6 +44,11 @@ def dirichlet_negative_log_likelihood(log_concentrations: Array, mean_log_probs:
     checks.check_rank("log_concentrations", log_concentrations, 1)
     checks.check_same_shape(
         "log_concentrations", log_concentrations, "mean_log_probs", mean_log_probs
+    )
+    checks.check_count("the number of classes", jnp.shape(log_concentrations)[0])
+    # The logarithms' exponentials sum to 1 at most: of probabilities given for them NaN is made.
+    mean_log_probs = jnp.where(
+        jax.nn.logsumexp(mean_log_probs) < checks.SUM_TOLERANCE, mean_log_probs, jnp.nan
     )
     z = jnp.minimum(log_concentrations, LARGEST)
     concentrations = jnp.exp(z)

@@ -38,6 +38,7 @@ def brier_score(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def agreement(log_probs: np.ndarray, teacher_log_probs: np.ndarray) -> np.ndarray:
     """Whether student and teacher name the same class: `[..., N]` of 0.0 and 1.0."""
+    _check_log_probs("teacher_log_probs", teacher_log_probs)
     return correct(log_probs, np.argmax(teacher_log_probs, -1))
 
 
@@ -60,9 +61,10 @@ def expected_calibration_error(
     checks.check_count("num_bins", num_bins)
     checks.check_rank("log_probs", log_probs, 2)
     checks.check_count("number of examples", len(log_probs))
+    is_right = correct(log_probs, labels)
     confidence = np.exp(np.max(np.asarray(log_probs, np.float64), -1))
     bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-    gap = np.bincount(bins, correct(log_probs, labels) - confidence, minlength=num_bins)
+    gap = np.bincount(bins, is_right - confidence, minlength=num_bins)
     return float(np.sum(np.abs(gap)) / len(labels))
 
 
@@ -74,8 +76,12 @@ def _checked(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
             f"labels must have shape {shape[:-1]} or {shape[-2:-1]} to go with log_probs {shape}, "
             f"got {labels.shape}."
         )
-    if np.max(log_probs, initial=-np.inf) > ROUNDING:
-        raise ValueError("log_probs must be logarithms of probabilities, at most 0.")
+    _check_log_probs("log_probs", log_probs)
     if labels.dtype.kind not in "iu" or not np.all((labels >= 0) & (labels < shape[-1])):
         raise ValueError(f"labels must be integers in [0, {shape[-1]}), got {labels}.")
     return np.broadcast_to(labels, shape[:-1])
+
+
+def _check_log_probs(name: str, log_probs: np.ndarray) -> None:
+    if not np.max(log_probs, initial=-np.inf) <= ROUNDING:  # Negated: NaN is none either.
+        raise ValueError(f"{name} must be logarithms of probabilities, at most 0.")

@@ -37,7 +37,8 @@ def uncertainties(probs: np.ndarray, expected_entropy: np.ndarray) -> Uncertaint
       expected_entropy: `[..., N]`, nats.
 
     Raises:
-      ValueError: if the shapes do not go together, or they are no probabilities.
+      ValueError: if the shapes do not go together, they are no probabilities, or an entropy is
+        negative or not finite.
 
     Example:
       >>> found = uncertainties(np.array([[0.5, 0.5]]), np.array([0.2]))
@@ -57,6 +58,8 @@ def uncertainties(probs: np.ndarray, expected_entropy: np.ndarray) -> Uncertaint
         )
     if not np.all((probs >= 0) & (np.abs(probs.sum(-1, keepdims=True) - 1) < checks.SUM_TOLERANCE)):
         raise ValueError("probs must be probabilities, at least 0 and with a sum of 1.")
+    if not np.all((data >= 0) & np.isfinite(data)):
+        raise ValueError("expected_entropy must be finite and at least 0.")
     total = np.sum(special.entr(probs), -1)
     knowledge = total - data
     is_rounding = (knowledge < 0) & (knowledge > -ROUNDING)

@@ -161,6 +161,9 @@ def prune(model: MLP | CNN, params: PyTree, threshold: float) -> Pruned:
     sizes = {name: _largest(layers[name]["kernel"]) for name in names[:-1]}
     most = min(float(size.max()) for size in sizes.values()) if sizes else np.inf
     threshold = float(threshold)
+    if most == 0:
+        empty = next(name for name, size in sizes.items() if not size.any())
+        raise ValueError(f"{empty} has no weights left, and no threshold keeps a unit of it.")
     if threshold >= most:
         raise ValueError(
             f"a threshold of {threshold:g} would remove a whole layer; the largest that leaves a "
@@ -207,6 +210,10 @@ def _layers(params: PyTree) -> Mapping[str, Mapping[str, Array]]:
     names = list(layers) if isinstance(layers, Mapping) else []
     if not names or not all(re.fullmatch(r"(Conv|Dense)_\d+", name) for name in names):
         raise ValueError(f"params must be those of an MLP or a CNN, got layers {names}.")
+    for name in names:
+        parts = layers[name]
+        if not isinstance(parts, Mapping) or not {"kernel", "bias"} <= set(parts):
+            raise ValueError(f"params must have a kernel and a bias in {name}.")
     order = sorted(names, key=lambda name: (name[:4], int(name.split("_")[1])))
     return {name: layers[name] for name in order}
 
@@ -233,12 +240,24 @@ def _check_fits(model: MLP | CNN, params: PyTree) -> None:
     ]
     if found != expected:
         raise ValueError(f"params must be of the model's layers {expected}, got {found}.")
+    before = None
+    for name, layer in _layers(params).items():
+        kernel, size = jnp.shape(layer["kernel"]), jnp.shape(layer["bias"])
+        if size != kernel[-1:]:
+            raise ValueError(f"{name}'s bias must have shape {kernel[-1:]}, got {size}.")
+        # After convolutions a dense layer reads each channel at as many places as there are.
+        is_flat = before is not None and before.startswith("Conv") and name.startswith("Dense")
+        units = None if before is None else jnp.shape(_layers(params)[before]["kernel"])[-1]
+        fits = units is None or (kernel[-2] % units == 0 if is_flat else kernel[-2] == units)
+        if not fits:
+            raise ValueError(f"{name} reads {kernel[-2]} inputs, and {before} has {units} units.")
+        before = name
 
 
 def _norms(kernel: Array) -> Array:
     """Of each output's weights; a double `where`, since the root's slope at 0 is infinite."""
     squares = jnp.sum(jnp.square(kernel), axis=tuple(range(kernel.ndim - 1)))
-    is_positive = squares > 0
+    is_positive = squares != 0  # NaN too, which must not look like a unit without weights.
     return jnp.where(is_positive, jnp.sqrt(jnp.where(is_positive, squares, 1.0)), 0.0)
 
 

@@ -177,6 +177,7 @@ def with_masks(stream: Stream, *, side: int) -> Stream:
       >>> jnp.sum(batch["x"], axis=(1, 2, 3)).tolist()
       [60.0, 60.0, 60.0]
     """
+    checks.check_type("stream", stream, Stream)
     checks.check_count("side", side, at_least=0)
 
     def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:

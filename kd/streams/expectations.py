@@ -102,6 +102,9 @@ def posterior_expectations(
       Vadera, Jalaian and Marlin (2020), "Generalized Bayesian posterior expectation distillation
       for deep neural networks", algorithm 1, with B = burn_in and H = thin.
     """
+    if not isinstance(expectations, Mapping):
+        raise TypeError(f"expectations must be by name, got {type(expectations).__name__}.")
+    checks.check_type("inputs", inputs, Stream)
     checks.check_count("the number of expectations", len(expectations))
     for name, one in expectations.items():
         _check_expectation(name, one)
@@ -113,6 +116,10 @@ def posterior_expectations(
         raise ValueError(f"num_examples must be given: {', '.join(remembered)} remember examples.")
     if num_examples is not None:
         checks.check_count("num_examples", num_examples)
+    if num_chains is not None:
+        checks.check_count("num_chains", num_chains)
+        if checks.check_same_length("position", position) != num_chains:
+            raise ValueError(f"position must have a leading axis of num_chains = {num_chains}.")
     weights = position if num_chains is None else jax.tree.map(lambda leaf: leaf[0], position)
     empty = jax.eval_shape(
         lambda: _memories(weights, log_prob_fn, expectations, inputs, num_examples)
@@ -274,6 +281,8 @@ def _memories(
     batch = jax.eval_shape(lambda: inputs.next(jax.random.key(0), inputs.init(jax.random.key(0))))[
         1
     ]
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"inputs must be batches by name, got {type(batch).__name__}.")
     if "x" not in batch:
         raise ValueError(f"inputs must have examples under 'x', got {sorted(batch)}.")
     one = jax.ShapeDtypeStruct(batch["x"].shape[1:], batch["x"].dtype)
@@ -286,6 +295,8 @@ def _memories(
             kind = type(value).__name__
             raise TypeError(f"the function of {name!r} must return one array, got {kind}.")
         checks.check_floating(f"the value of {name!r}", value)
+        if 0 in value.shape:
+            raise ValueError(f"the value of {name!r} must not be empty, got shape {value.shape}.")
         memory = estimator.init(value)
         _check_estimator(name, estimator, memory, value)
         if estimator.remembers:

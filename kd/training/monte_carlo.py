@@ -53,6 +53,7 @@ def monte_carlo(
       the weights of one chain, for their shapes.
 
     Raises:
+      TypeError: by `init`, for a function whose values are not floating.
       ValueError: if a count is not positive; when traced, if the positions are not of R chains.
 
     Example:
@@ -80,6 +81,8 @@ def monte_carlo(
     def init(weights: PyTree) -> MonteCarloState:
         zero = jnp.zeros((), jnp.int32)
         shapes = jax.eval_shape(answers, weights)
+        for name, leaf in shapes.items():
+            checks.check_floating(f"the value of {name!r}", leaf)
         means = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
         return MonteCarloState(zero, zero, means)
 

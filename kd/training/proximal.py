@@ -41,6 +41,7 @@ def proximal(
         of it from the number of steps made.
 
     Raises:
+      TypeError: for a `prox_fn` that is none.
       ValueError: if the amount is a number and negative or not finite; by `update`, without
         parameters.
 
@@ -57,6 +58,8 @@ def proximal(
     Reference:
       Parikh and Boyd (2014), "Proximal algorithms", section 4.2.
     """
+    if not callable(prox_fn):
+        raise TypeError(f"prox_fn must be a function, got {prox_fn!r}.")
     if not callable(amount) and amount != 0:
         checks.check_positive("amount", amount)
 

@@ -102,3 +102,8 @@ def test_raises(arguments, message):
             inference.running_quantiles([0.5], **options)
     with pytest.raises(ValueError, match="smoothing"):
         inference.smoothed_log_probs(LOG_PROBS, smoothing=1.5)
+
+
+def test_a_scalar_is_no_distribution():
+    with pytest.raises(ValueError, match="got a scalar"):
+        inference.smoothed_log_probs(jnp.array(0.0))

@@ -60,3 +60,9 @@ def test_raises():
         loss(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="mean_log_probs"):
         loss(jnp.zeros(3), jnp.zeros(2))
+
+
+def test_probabilities_given_for_their_logarithms_make_nan():
+    assert np.isnan(loss(jnp.zeros(2), jnp.array([0.5, 0.5])))
+    with pytest.raises(ValueError, match="the number of classes"):
+        loss(jnp.zeros(0), jnp.zeros(0))

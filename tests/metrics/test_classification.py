@@ -223,3 +223,14 @@ def test_probabilities_are_no_log_probabilities():
     ):
         with pytest.raises(ValueError, match="log_probs must be logarithms of probabilities"):
             metric(probs, labels)
+
+
+def test_nan_is_no_log_probability():
+    bad, labels = np.full((3, 2), np.nan), np.zeros(3, int)
+    for metric in (metrics.correct, metrics.label_log_prob, metrics.brier_score):
+        with pytest.raises(ValueError, match="^log_probs must be logarithms"):
+            metric(bad, labels)
+    with pytest.raises(ValueError, match="^log_probs must be logarithms"):
+        metrics.expected_calibration_error(bad, labels)
+    with pytest.raises(ValueError, match="teacher_log_probs must be logarithms"):
+        metrics.agreement(np.log(np.full((3, 2), 0.5)), bad)

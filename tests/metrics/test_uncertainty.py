@@ -103,6 +103,12 @@ def test_risk_by_coverage_by_hand():
     np.testing.assert_allclose(risk, [0, 1 / 3, 4 / 9, 1 / 2])
 
 
+@pytest.mark.parametrize("entropy", [np.nan, np.inf, -0.1])
+def test_an_entropy_is_a_number_from_0(entropy):
+    with pytest.raises(ValueError, match="expected_entropy must be finite and at least 0"):
+        metrics.uncertainties(np.full((1, 2), 0.5), np.array([entropy]))
+
+
 def test_raises():
     ones = np.ones(5)
     for call, message in (

@@ -84,6 +84,34 @@ def test_groups_whose_squares_underflow_are_shrunk_to_zero():
     assert np.any(shrink_groups(tiny, 0.0)["params"]["Dense_1"]["kernel"])
 
 
+def test_weights_that_are_nan_have_norms_that_are():
+    model, params, _ = network("mlp")
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
+    assert all(np.isnan(norms).all() for norms in group_norms(broken).values())
+    assert np.isnan(group_lasso(shrink_groups(params, -1.0)))
+
+
+@hidden
+def test_parameters_that_do_not_fit_each_other_are_refused(name):
+    model, params, _ = network(name)
+    layers = params["params"]
+    first, last = next(iter(layers)), list(layers)[-1]
+    for part in ("kernel", "bias"):
+        rest = {key: value for key, value in layers[last].items() if key != part}
+        with pytest.raises(ValueError, match=f"a kernel and a bias in {last}"):
+            prune(model, {"params": {**layers, last: rest}}, 0.0)
+    kernel = layers[last]["kernel"]
+    for changed, message in (
+        ({"kernel": jnp.concatenate([kernel, kernel[:1]])}, f"{last} reads"),
+        ({"bias": jnp.zeros(1)}, f"{last}'s bias must have shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prune(model, {"params": {**layers, last: {**layers[last], **changed}}}, 0.0)
+    empty = {"params": {**layers, first: jax.tree.map(jnp.zeros_like, layers[first])}}
+    with pytest.raises(ValueError, match=f"{first} has no weights left, and no threshold"):
+        prune(model, empty, 1e-3)
+
+
 @hidden
 @pytest.mark.parametrize("numbers", [[0], [1, 2], [0, 2]])
 def test_a_pruned_network_says_what_the_masked_one_says(name, numbers):

@@ -447,3 +447,29 @@ def test_inputs_that_will_not_do():
         streams.estimate_bytes(streams.resample(DATA, 2))
     with pytest.raises(CacheTooLargeError):
         stream_of(expectations(running_mean()), max_bytes=float("nan"))
+
+
+def test_arguments_of_another_kind():
+    given = (NOISE, jnp.zeros((3, 2)), log_prob_fn)
+    inputs = streams.resample(DATA, 2)
+    found = expectations(current_sample())
+    for count in (2, 0):
+        with pytest.raises(ValueError, match="num_chains"):
+            posterior_expectations(*given, found, inputs, num_chains=count)
+    with pytest.raises(ValueError, match="position must hold arrays"):
+        posterior_expectations(NOISE, jnp.zeros(()), log_prob_fn, found, inputs, num_chains=3)
+    with pytest.raises(TypeError, match="expectations must be by name, got list"):
+        posterior_expectations(*given, list(found.values()), inputs)
+    with pytest.raises(TypeError, match="inputs must be of type Stream, got dict"):
+        posterior_expectations(*given, found, DATA)
+    with pytest.raises(TypeError, match="inputs must be batches by name, got ShapeDtypeStruct"):
+        posterior_expectations(*given, found, streams.map_batch(lambda batch: batch["x"], inputs))
+    empty = {"none": Expectation(lambda log_probs: log_probs[:0], current_sample())}
+    with pytest.raises(ValueError, match="the value of 'none' must not be empty"):
+        posterior_expectations(*given, empty, inputs)
+
+
+def test_means_are_of_floating_values():
+    update = training.monte_carlo(log_prob_fn, {"label": jnp.argmax}, DATA["x"])
+    with pytest.raises(TypeError, match="the value of 'label' must be floating, got int32"):
+        update.init(jnp.zeros((3, 2)))

@@ -70,6 +70,11 @@ def test_an_amount_that_is_none_is_refused(amount):
         proximal(soft_threshold, amount)
 
 
+def test_a_step_that_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="prox_fn must be a function, got 3"):
+        proximal(3, 0.1)
+
+
 def test_parameters_are_needed():
     optimizer = proximal(soft_threshold, 0.0)
     with pytest.raises(ValueError, match="needs the parameters"):
