@@ -11,8 +11,6 @@ from kd import data, streams
 from kd.data import Dataset
 from kd.types import Batch, Stream
 
-NEEDED = ("protocol", "label_share", "rate", "teacher_channels", "student_hidden")
-
 
 class Loaded(NamedTuple):
     """The inputs of a run.
@@ -77,20 +75,13 @@ def check_sizes(settings: Settings, dataset: Dataset) -> None:
 
 def check(settings: Settings) -> None:
     """Refuses settings that do not go together."""
-    for flag in ("method", *NEEDED):
-        values = getattr(settings, flag)
-        if not values and flag in NEEDED:
-            raise UserError(f"--{flag} is empty: give one or more.")
-        twice = next((value for value in values if values.count(value) > 1), None)
-        if twice is not None and flag not in ("teacher_channels", "student_hidden"):
-            raise UserError(f"--{flag} has {twice} twice.")
-    if len({condition.name for condition in settings.conditions()}) < len(settings.conditions()):
-        raise UserError("two values of --label_share are the same, to six digits.")
     if len(settings.pool_size) != len(settings.teacher_channels):
         raise UserError(
             f"--pool_size has {len(settings.pool_size)} values, and --teacher_channels "
             f"{len(settings.teacher_channels)}: give as many."
         )
+    if len(set(settings.method)) < len(settings.method):
+        raise UserError(f"--method names a value twice: {','.join(settings.method)}.")
     unknown = [method for method in settings.method if method not in METHODS[settings.experiment]]
     if unknown:
         raise UserError(

@@ -81,7 +81,12 @@ class Settings:
         choices=PROTOCOLS,
     )
     label_share: tuple[float, ...] = setting(
-        (1.0, 0.1), (1.0, 0.1, 0.01), "of the examples that have labels", above=0, at_most=1
+        (1.0, 0.1),
+        (1.0, 0.1, 0.01),
+        "of the examples that have labels",
+        above=0,
+        at_most=1,
+        is_set=True,
     )
     teacher_channels: tuple[int, ...] = setting(
         (16, 32), (32, 64), "of its 3 x 3 convolutions", at_least=1, at_most=10_000
@@ -114,6 +119,7 @@ class Settings:
         "of the fair protocol's Adam, those tried",
         above=0,
         at_most=1e6,
+        is_set=True,
     )
     kept_apart: float = setting(
         0.1, 0.1, "share of the training examples, to choose a rate by", above=0, at_most=0.5

@@ -2,7 +2,8 @@
 
 None reduces over a batch and none jits: the caller adds `vmap`, `mean`, `jit`.
 Gradients flow through every floating argument unless its docstring says otherwise;
-a teacher's values that came out of a `Stream` are data, and carry none.
+a teacher's values that came out of a `Stream` are data, and carry none. Losses of layers, of a
+whole batch where the mathematics is, are in `kd.losses.features`.
 """
 
 from kd.losses.binary import binary_cross_entropy, binary_derivative_square_error

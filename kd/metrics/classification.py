@@ -37,7 +37,11 @@ def brier_score(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def agreement(log_probs: np.ndarray, teacher_log_probs: np.ndarray) -> np.ndarray:
-    """Whether student and teacher name the same class: `[..., N]` of 0.0 and 1.0."""
+    """Whether student and teacher name the same class: `[..., N]` of 0.0 and 1.0.
+
+    Raises:
+      ValueError: if one is not of log-probabilities, or the shapes do not go together.
+    """
     _check_log_probs("teacher_log_probs", teacher_log_probs)
     return correct(log_probs, np.argmax(teacher_log_probs, -1))
 

@@ -78,10 +78,10 @@ def posterior_expectations(
       of the two.
 
     Raises:
-      TypeError: for an expectation that is none, a function that returns no floating array, or
-        numbers that are no integers.
+      TypeError: for expectations that are none or not by name, a function that returns no floating
+        array, inputs that are no stream of batches by name, or numbers that are no integers.
       ValueError: as `chain`; for no expectation, a name that the batch has already, an N
-        missing; log-probabilities that are no vector.
+        missing, a value that is empty; log-probabilities that are no vector.
       CacheTooLargeError: if the estimates would take more than `max_bytes`.
 
     Example:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -253,6 +253,15 @@ def assert_same_bits(run: Finished, reference: Finished) -> None:
     ours, theirs = ((r.path / "metrics.csv").read_text() for r in (run, reference))
     assert ours == theirs
     assert lasting_rows(run) == lasting_rows(reference)
+
+
+def kill_again_and_again(path: Path, settings: dict, phases: Sequence[str], **options) -> None:
+    """Kills a run within each phase, as soon as it has a checkpoint there: it is left undone."""
+    for phase in phases:
+        process = start(path, settings | {"checkpoint_seconds": 0}, **options)
+        stopped = interrupt(process, lambda phase=phase: bool(checkpoints(path, phase)))
+        assert stopped.returncode == -signal.SIGKILL
+        assert not (path / "summary.json").exists()
 
 
 def checkpoints(path: Path, phase: str) -> list[Path]:

@@ -1,7 +1,5 @@
 """experiments.feature_priors: tasks, what each method minimises, runs, faults."""
 
-import signal
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -186,7 +184,7 @@ def test_what_each_stage_moves(method, moves_first, moves_then):
         assert moved == moves
 
 
-def test_a_rate_is_chosen_on_examples_kept_apart(tmp_path):
+def test_a_rate_is_chosen_on_examples_kept_apart():
     settings, task = task_of({"rate": "0.1,0.2,0.3", "kept_apart": 0.25})
     seen = []
 
@@ -215,7 +213,7 @@ def test_a_rate_is_chosen_on_examples_kept_apart(tmp_path):
     assert seen[0][0] == "rate[fair,naive,0.5,0.1]"
 
 
-def test_experts_answer_for_classes_of_their_own(tmp_path):
+def test_experts_answer_for_classes_of_their_own():
     settings, task = task_of({"experiment": "experts"})
     x = task.dataset.train_x[0]
     teachers = {
@@ -316,13 +314,8 @@ def test_other_experiments(experiment, tmp_path):
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     path = tmp_path / "run"
     given = TINY | {"method": "prior", "label_share": "0.5", "rate": "0.01,0.02"}
-    for phase in ("teacher-teacher", "rate-fair-prior-0.5-0.02", "students-fair-prior-0.5"):
-        process = study_runs.start(path, given | {"checkpoint_seconds": 0}, module=MODULE)
-        stopped = study_runs.interrupt(
-            process, lambda phase=phase: study_runs.checkpoints(path, phase), signal.SIGKILL
-        )
-        assert stopped.returncode == -signal.SIGKILL
-        assert not (path / "summary.json").exists()
+    phases = ("teacher-teacher", "rate-fair-prior-0.5-0.02", "students-fair-prior-0.5")
+    study_runs.kill_again_and_again(path, given, phases, module=MODULE)
     with study_runs.unverified_exports():
         resumed = study_runs.succeed_here(path, given, module=MODULE)
         whole = study_runs.succeed_here(tmp_path / "whole", given, module=MODULE)
@@ -334,10 +327,10 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     [
         ({"experiment": "mnist"}, "--experiment must be fashion | cifar | experts | transfer"),
         ({"method": "copied"}, "--experiment=fashion has no --method=copied; it has naive, logits"),
-        ({"method": "naive,naive"}, "--method"),
+        ({"method": "naive,naive"}, "--method names a value twice: naive,naive."),
         ({"protocol": "unfair"}, "--protocol must be written | fair"),
-        ({"label_share": "0"}, "--label_share"),
-        ({"label_share": "0.1,0.10000001"}, "two values of --label_share are the same, to six"),
+        ({"label_share": "0"}, "--label_share must be a number and > 0 and <= 1; got '0'."),
+        ({"label_share": "0.1,0.10000001"}, "--label_share names a value twice: 0.1,0.10000001."),
         ({"label_share": "0.0001"}, "--label_share=0.0001 leaves no example with a label."),
         ({"batch_size": 2000}, "--batch_size=2000 is more than the 1080 examples there are"),
         ({"pool_size": "2"}, "--pool_size has 1 values, and --teacher_channels 2: give as many."),
@@ -345,7 +338,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         ({"experiment": "cifar", "student_hidden": "8"}, "--student_hidden needs 2 layers"),
         ({"source": "digits"}, "--source is of --experiment=transfer, not of fashion."),
         ({"dataset": "lsun"}, "unknown data set 'lsun'"),
-        ({"temperature": 0}, "--temperature"),
+        ({"temperature": 0}, "--temperature must be a number and > 0"),
         ({"cache_gb": 1e-9}, "the teacher's features would take"),
     ],
 )

@@ -1,7 +1,5 @@
 """experiments.posterior_expectations: runs, resumed; figures of merit, faults."""
 
-import signal
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -297,13 +295,8 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     """In the burn-in, beside the chain, and in fine-tuning."""
     path = tmp_path / "run"
     given = SEARCH | {"regularizer_strength": 180, "fine_tune_steps": 20}
-    for phase in ("burn_in-chain-0.25-0-0", "chain-0.25-0-0", "fine_tune-0.25-0-0"):
-        process = study_runs.start(path, given | {"checkpoint_seconds": 0}, module=MODULE)
-        stopped = study_runs.interrupt(
-            process, lambda phase=phase: study_runs.checkpoints(path, phase), signal.SIGKILL
-        )
-        assert stopped.returncode == -signal.SIGKILL
-        assert not (path / "summary.json").exists()
+    phases = ("burn_in-chain-0.25-0-0", "chain-0.25-0-0", "fine_tune-0.25-0-0")
+    study_runs.kill_again_and_again(path, given, phases, module=MODULE)
     with study_runs.unverified_exports():
         resumed = study_runs.succeed_here(path, given, module=MODULE)
         whole = study_runs.succeed_here(tmp_path / "whole", given, module=MODULE)
