@@ -19,6 +19,7 @@ from kd.models.pruning import (
 )
 from kd.models.rbm import RBM
 from kd.models.regressor import Regressor
+from kd.models.resnet import ResNet
 
 __all__ = [
     "CNN",
@@ -30,6 +31,7 @@ __all__ = [
     "Pruned",
     "RBM",
     "Regressor",
+    "ResNet",
     "SigmoidBag",
     "SoftmaxBag",
     "ensemble_log_probs",

@@ -1,4 +1,4 @@
-"""A convolution with its pooling, fast on every platform, as one layer."""
+"""Convolutions that are fast on every platform, alone and with their pooling."""
 
 from collections.abc import Callable
 from functools import partial
@@ -79,6 +79,41 @@ def convolve_and_pool(
     return with_batched(one, partial(_batch, **options))(image, kernel, bias)
 
 
+def convolve(
+    image: Array,
+    kernel: Array,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    method: str = "auto",
+) -> Array:
+    """A convolution by itself, with zeros around the image where asked for.
+
+    Args:
+      image: `[H, W, channels]`. Gradients flow through.
+      kernel: `[h, w, channels, outputs]`. Gradients flow through.
+      stride: pixels from one position to the next.
+      padding: zeros on each of the four sides.
+      method: as of `convolve_and_pool`.
+
+    Returns:
+      `[(H + 2 padding - h) // stride + 1, (W + 2 padding - w) // stride + 1, outputs]`.
+
+    Raises:
+      ValueError: if `method` is another word, or `stride` or `padding` no such count.
+    """
+    checks.check_choice("method", method, METHODS)
+    checks.check_count("stride", stride)
+    checks.check_count("padding", padding, at_least=0)
+    if method == "auto":
+        method = "patches" if jax.default_backend() == "cpu" else "native"
+    image = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    if method == "native":
+        return _native(image, kernel, stride)
+    one = partial(_patches, stride=stride)
+    return with_batched(one, partial(_batched_patches, stride=stride))(image, kernel)
+
+
 def _one(
     image: Array,
     kernel: Array,
@@ -91,15 +126,15 @@ def _one(
     return _pool(activation_fn(convolve_fn(image, kernel) + bias[None, None]), pool_size)
 
 
-def _native(image: Array, kernel: Array) -> Array:
+def _native(image: Array, kernel: Array, stride: int = 1) -> Array:
     dimensions = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        image[None], kernel, (1, 1), "VALID", dimension_numbers=dimensions
+        image[None], kernel, (stride, stride), "VALID", dimension_numbers=dimensions
     )[0]
 
 
-def _patches(image: Array, kernel: Array) -> Array:
-    patches = jnp.concatenate(_shifted(image, kernel.shape), axis=-1)
+def _patches(image: Array, kernel: Array, stride: int = 1) -> Array:
+    patches = jnp.concatenate(_shifted(image, kernel.shape, stride), axis=-1)
     return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 
@@ -112,19 +147,30 @@ def _batch(
     activation_fn: Callable[[Array], Array],
 ) -> Array:
     """Of `[H, W, channels, B]`, within as `[channels, H, W, B]`."""
-    patches = jnp.stack([jnp.moveaxis(x, 2, 0) for x in _shifted(images, kernel.shape)])
-    flat = patches.reshape(-1, images.shape[-1] * patches.shape[2] * patches.shape[3])
-    found = kernel.reshape(-1, kernel.shape[-1]).T @ flat
-    found = found.reshape(-1, *patches.shape[2:]) + bias[:, None, None, None]
+    found = _channels_first(images, kernel) + bias[:, None, None, None]
     pooled = jax.vmap(lambda x: _pool(x, pool_size))(activation_fn(found))
     return jnp.moveaxis(pooled, 0, 2)
 
 
-def _shifted(image: Array, shape: tuple[int, ...]) -> list[Array]:
-    """The image by each of the kernel's places, `[H - h + 1, W - w + 1, ...]`."""
+def _batched_patches(images: Array, kernel: Array, *, stride: int) -> Array:
+    """Of `[H, W, channels, B]`."""
+    return jnp.moveaxis(_channels_first(images, kernel, stride), 0, 2)
+
+
+def _channels_first(images: Array, kernel: Array, stride: int = 1) -> Array:
+    """Of `[H, W, channels, B]`, a convolution as `[outputs, rows, columns, B]`."""
+    shifted = _shifted(images, kernel.shape, stride)
+    patches = jnp.stack([jnp.moveaxis(x, 2, 0) for x in shifted])
+    flat = patches.reshape(-1, images.shape[-1] * patches.shape[2] * patches.shape[3])
+    found = kernel.reshape(-1, kernel.shape[-1]).T @ flat
+    return found.reshape(-1, *patches.shape[2:])
+
+
+def _shifted(image: Array, shape: tuple[int, ...], stride: int = 1) -> list[Array]:
+    """The image by each of the kernel's places, `[rows, columns, ...]`."""
     height, width = (image.shape[axis] - shape[axis] + 1 for axis in range(2))
     return [
-        image[row : row + height, column : column + width]
+        image[row : row + height : stride, column : column + width : stride]
         for row in range(shape[0])
         for column in range(shape[1])
     ]

@@ -1,5 +1,6 @@
 """Streams: where training input comes from. Batches are dictionaries; inputs are under `"x"`."""
 
+from kd.streams.augmentation import with_crops
 from kd.streams.blocks import BlockState, blocks
 from kd.streams.chains import ChainsState, ChainState, bag, chain, parallel_chains
 from kd.streams.composition import (
@@ -61,6 +62,7 @@ __all__ = [
     "parallel_chains",
     "posterior_expectations",
     "resample",
+    "with_crops",
     "with_keys",
     "with_masks",
     "with_noise",

@@ -9,7 +9,7 @@ import oracles
 import pytest
 
 from kd.models import CNN, predictive_and_entropy
-from kd.models.convolution import convolve_and_pool
+from kd.models.convolution import convolve, convolve_and_pool
 
 
 def forward(params, x, kernel_size, pool_sizes):
@@ -146,3 +146,37 @@ def test_dropout_is_of_whole_channels_and_of_units():
     units = np.asarray(apply(model, layers))[:300]
     assert abs((units == 0).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 300)
     assert (units[units > 0] == np.float32(1 / 0.75)).all()
+
+
+@pytest.mark.parametrize("stride, padding", [(1, 0), (1, 1), (2, 1), (3, 2)])
+def test_a_convolution_alone_agrees_with_the_librarys(stride, padding, x64):
+    """Alone, under `vmap` of images and of kernels, with gradients."""
+    rng = np.random.default_rng(0)
+    images, kernel = rng.normal(size=(4, 7, 6, 2)), rng.normal(size=(3, 3, 2, 5))
+    around = [(padding, padding)] * 2
+    wanted_fn = lambda images, kernel: jax.lax.conv_general_dilated(
+        images, kernel, (stride, stride), around, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    for method in ("patches", "native"):
+        one = partial(convolve, stride=stride, padding=padding, method=method)
+        found_fn = jax.vmap(one, in_axes=(0, None))
+        np.testing.assert_allclose(found_fn(images, kernel), wanted_fn(images, kernel), atol=1e-12)
+        np.testing.assert_allclose(one(images[1], kernel), wanted_fn(images, kernel)[1], atol=1e-12)
+        slopes = [
+            jax.grad(lambda *given, fn=fn: jnp.sum(jnp.sin(fn(*given))), argnums=(0, 1))(
+                images, kernel
+            )
+            for fn in (found_fn, wanted_fn)
+        ]
+        for own, other in zip(*slopes, strict=True):
+            np.testing.assert_allclose(own, other, atol=1e-12)
+
+
+def test_a_convolution_refuses_counts_that_are_none():
+    image, kernel = jnp.zeros((4, 4, 1)), jnp.zeros((3, 3, 1, 1))
+    with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
+        convolve(image, kernel, stride=0)
+    with pytest.raises(ValueError, match="padding must be at least 0, got -1"):
+        convolve(image, kernel, padding=-1)
+    with pytest.raises(ValueError, match="method"):
+        convolve(image, kernel, method="fast")

@@ -5,6 +5,11 @@ batch, where the mathematics is of a batch, take arrays `[N, ...]` and say so; t
 are of one example, as all of `kd.losses`.
 """
 
+from kd.losses.features.distances import (
+    contrastive,
+    distance_absolute_error,
+    pairwise_distances,
+)
 from kd.losses.features.gaussian_processes import (
     gaussian_process_bhattacharyya,
     gaussian_process_hellinger,
@@ -19,6 +24,7 @@ from kd.losses.features.hints import (
 from kd.losses.features.kernels import linear_kernel, rbf_kernel
 from kd.losses.features.relational import (
     cosine_similarity,
+    information_flow,
     probabilistic_knowledge_transfer,
     quadratic_mutual_information,
     same_label,
@@ -40,7 +46,9 @@ from kd.losses.features.variational import (
 __all__ = [
     "attention_square_error",
     "attention_transfer",
+    "contrastive",
     "cosine_similarity",
+    "distance_absolute_error",
     "flow_square_error",
     "gaussian_process_bhattacharyya",
     "gaussian_process_hellinger",
@@ -49,8 +57,10 @@ __all__ = [
     "gram_square_error",
     "hidden_square_error",
     "hint",
+    "information_flow",
     "init_variance",
     "linear_kernel",
+    "pairwise_distances",
     "position_gram_square_error",
     "probabilistic_knowledge_transfer",
     "quadratic_mutual_information",

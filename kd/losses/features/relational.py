@@ -3,13 +3,14 @@
 All of this is of a batch, as one input alone has no relations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
 from kd import checks
 from kd.losses.features.batches import check_labels, pair, single
+from kd.losses.features.distances import pairwise_distances
 from kd.types import Array
 
 FLOOR = 1e-7  # Of a similarity: cosine kernels reach 0, where logarithms do not.
@@ -59,14 +60,7 @@ def student_t_similarity(features: Array) -> Array:
       Passalis, Tzelepi and Tefas (2020), "Heterogeneous knowledge distillation using information
       flow modeling", (8), with d = 1.
     """
-    # Distances do not change, and there is less to cancel.
-    features = features - jnp.mean(features, axis=0, keepdims=True)
-    sizes = jnp.sum(features**2, axis=1)
-    sums = sizes[:, None] + sizes[None, :]
-    squares = sums - 2 * jnp.matmul(features, features.T, precision=HIGHEST)
-    # Of what is rounding alone a root has any slope.
-    is_same = squares <= 16 * jnp.finfo(features.dtype).eps * sums
-    return 1 / (1 + jnp.where(is_same, 0.0, jnp.sqrt(jnp.where(is_same, 1.0, squares))))
+    return 1 / (1 + pairwise_distances(features))
 
 
 def same_label(labels: Array) -> Array:
@@ -169,6 +163,63 @@ def probabilistic_knowledge_transfer(
         divergence=divergence,
         with_self=with_self,
     )
+
+
+def information_flow(
+    student: Mapping[str, Array],
+    teacher: Mapping[str, Array],
+    weights: Mapping[str, float | Array],
+) -> Array:
+    r"""Jeffreys divergences of two kernels' similarities, layer by layer, nats.
+
+    .. math:: E = \sum_\ell w_\ell \sum_K J(K^t_\ell, K^s_\ell)
+
+    with cosines and `student_t_similarity` for K. The layers are the same of both networks, so
+    that the teacher should be of the student's kind: where it is not, an *auxiliary* network
+    is put between. It is of the student's kind and larger, and learns from the teacher by
+    `probabilistic_knowledge_transfer` of one layer; the student then follows all of its layers.
+
+    The weights of layers before the last should fall early, as connections form in the first
+    epochs: the reference has 1 for the last layer and :math:`100 \cdot 0.7^{epoch}` for others,
+    `optax.exponential_decay(100, steps_an_epoch, 0.7)` of a batch's number (`streams.numbered`).
+
+    Args:
+      student: features by layer, each `[N, ...]`. Gradients flow through.
+      teacher: of the same inputs, by the same names. No gradients.
+      weights: by layer, at least 0; layers without one do not count.
+
+    Returns:
+      A scalar, 0 where all similarities are proportional row by row.
+
+    Raises:
+      ValueError: for a layer that one of the two does not have, or no layer; as
+        `probabilistic_knowledge_transfer`.
+      TypeError: as there.
+
+    Example:
+      >>> h = {"hidden_0": jnp.eye(3), "Conv_0": jnp.ones((3, 2)).at[0].set(0.5)}
+      >>> float(information_flow(h, h, {"hidden_0": 1.0, "Conv_0": 100.0}))
+      0.0
+
+    Reference:
+      Passalis, Tzelepi and Tefas (2020), "Heterogeneous knowledge distillation using information
+      flow modeling", (8) and (9) for each layer; weights, and the mean over pairs, 1 / N of this,
+      are of their code.
+    """
+    if not weights:
+        raise ValueError("weights must name a layer or more.")
+    total = jnp.zeros(())
+    for name, weight in weights.items():
+        for whose, features in (("student", student), ("teacher", teacher)):
+            if name not in features:
+                raise ValueError(
+                    f"the {whose} has no layer {name!r}; it has {', '.join(sorted(features))}."
+                )
+        for similarity_fn in (cosine_similarity, student_t_similarity):
+            total += weight * probabilistic_knowledge_transfer(
+                student[name], teacher[name], similarity_fn=similarity_fn, divergence="jeffreys"
+            )
+    return total
 
 
 def supervised_knowledge_transfer(

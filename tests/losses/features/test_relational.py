@@ -8,6 +8,7 @@ import pytest
 
 from kd.losses.features import (
     cosine_similarity,
+    information_flow,
     probabilistic_knowledge_transfer,
     quadratic_mutual_information,
     rbf_kernel,
@@ -154,3 +155,29 @@ def test_raises():
         quadratic_mutual_information(jnp.ones((1, 1)), LABELS[:1])
     with pytest.raises(ValueError, match="labels must have rank 1"):
         same_label(LABELS[None])
+
+
+def test_information_flow_is_a_sum_over_layers_and_kernels(x64):
+    own = {"a": jnp.asarray(STUDENT), "b": jnp.asarray(TEACHER[:, :2])}
+    told = {"a": jnp.asarray(TEACHER), "b": jnp.asarray(STUDENT), "c": jnp.ones((5, 1))}
+    wanted = sum(
+        weight
+        * divergence_of(similarity(fn, np.array(own[name])), similarity(fn, told[name]), *how)
+        for name, weight in (("a", 1.0), ("b", 30.0))
+        for fn in KERNELS
+        for how in [("jeffreys", True)]
+    )
+    found = information_flow(own, told, {"a": 1.0, "b": jnp.array(30.0)})
+    assert float(found) == pytest.approx(wanted, rel=1e-8)
+    slope = jax.grad(information_flow, argnums=1)(own, told, {"a": 1.0, "b": 1.0})
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(slope))
+
+
+def test_information_flow_between_layers_there_are():
+    h = {"a": jnp.eye(3)}
+    with pytest.raises(ValueError, match="the teacher has no layer 'b'; it has a"):
+        information_flow({"b": jnp.eye(3), **h}, h, {"b": 1.0})
+    with pytest.raises(ValueError, match="the student has no layer 'b'; it has a"):
+        information_flow(h, {"b": jnp.eye(3)}, {"b": 1.0})
+    with pytest.raises(ValueError, match="weights must name a layer or more"):
+        information_flow(h, h, {})

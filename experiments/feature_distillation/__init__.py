@@ -1,0 +1,1 @@
+"""Shares what a teacher's layers know, for finding images of the same class."""
