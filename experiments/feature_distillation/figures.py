@@ -46,7 +46,7 @@ def _methods(run: Run, conditions: list[Condition], found: dict[str, list[Found]
             height,
             xerr=[_error(one) for one in merits],
             color=COLOURS[supervision],
-            label=HEADINGS[supervision],
+            label=HEADINGS[supervision] if len(run.settings.supervision) > 1 else None,
             error_kw={"elinewidth": 1},
         )
     for name, style in LINES.items():
@@ -56,6 +56,7 @@ def _methods(run: Run, conditions: list[Condition], found: dict[str, list[Found]
     axis.set_yticks(places, [title_of(Condition("none", method)) for method in methods])
     axis.set_xlabel(MERIT)
     axis.grid(axis="y", visible=False)
+    axis.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
@@ -85,6 +86,7 @@ def _layers(run: Run, conditions: list[Condition], found: dict[str, list[Found]]
     axis.set_xlabel("layer matched to the auxiliary's, beside the last")
     axis.set_ylabel("gain over the last alone:\n" + MERIT)
     axis.grid(axis="x", visible=False)
+    axis.set_axisbelow(True)
     if len(settings.supervision) > 1:
         axis.legend(fontsize=8)
     return figure

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from experiments.feature_priors.settings import Condition, Settings
-from experiments.feature_priors.tables import PROTOCOL_TITLES, TITLES
+from experiments.feature_priors.tables import TITLES, heading
 from experiments.feature_priors.tasks import Task
 from experiments.plotting import STYLE, label_values, plt, save
 from experiments.run import Run
@@ -32,7 +32,7 @@ def draw(run: Run, task: Task, teachers: dict[str, Any], found: dict[Condition, 
     """Writes every figure into `figures/` of the workdir."""
     with plt.rc_context(STYLE):
         save(_methods(run, task, teachers, found), run, "methods.png")
-        for protocol in run.settings.protocol:
+        for protocol in run.settings.protocols:
             save(_kernels(run, task, teachers, found, protocol), run, f"kernels-{protocol}.png")
 
 
@@ -42,13 +42,13 @@ def _methods(
     """Accuracy and NLL of every method, by protocol and labels, with one standard error."""
     settings, labels = run.settings, task.dataset.test_y
     figure, axes = plt.subplots(
-        *(len(MERITS), len(settings.protocol)),
-        figsize=(1.6 + 3.4 * len(settings.protocol), 5.2),
+        *(len(MERITS), len(settings.protocols)),
+        figsize=(1.6 + 3.4 * len(settings.protocols), 5.2),
         squeeze=False,
         layout="constrained",
         sharey="row",
     )
-    for column, protocol in enumerate(settings.protocol):
+    for column, protocol in enumerate(settings.protocols):
         for axis, (title, merit_fn) in zip(axes[:, column], MERITS.items(), strict=True):
             merits = {
                 (method, share): merit_fn(
@@ -64,7 +64,7 @@ def _methods(
                     axis.axhline(own, color="black", linestyle="--", linewidth=1, label="teacher")
             if column == 0:
                 axis.set_ylabel(title)
-        axes[0, column].set_title(PROTOCOL_TITLES[protocol], fontsize=9)
+        axes[0, column].set_title(heading(settings, protocol), fontsize=9)
         axes[-1, column].set_xlabel("examples with labels")
         axes[-1, column].set_yscale("log")
         label_values(axes[-1, column])

@@ -68,6 +68,11 @@ def check_sizes(settings: Settings, dataset: Dataset) -> None:
             f"--batch_size={settings.batch_size} is more than the {smallest} examples there are "
             "beside those kept apart."
         )
+    if settings.experiment == "sampled" and settings.num_compared > len(dataset.train_x):
+        raise UserError(
+            f"--num_compared={settings.num_compared} is more than the {len(dataset.train_x)} "
+            "training images there are."
+        )
     for share in settings.label_share:
         if round(share * smallest) < 1:
             raise UserError(f"--label_share={share:g} leaves no example with a label.")
@@ -90,6 +95,8 @@ def check(settings: Settings) -> None:
         )
     if settings.source and settings.experiment != "transfer":
         raise UserError(f"--source is of --experiment=transfer, not of {settings.experiment}.")
+    if settings.experiment == "sampled" and len(settings.rate) > 1:
+        raise UserError("--experiment=sampled takes one --rate, of the maxima it begins with.")
     matched = 2 if settings.experiment == "cifar" else 1
     if len(settings.student_hidden) < matched:
         raise UserError(f"--student_hidden needs {matched} layers to match, or more.")

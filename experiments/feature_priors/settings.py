@@ -6,7 +6,7 @@ from typing import NamedTuple
 from experiments.flags import setting
 
 MOST = 100_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
-EXPERIMENTS = ("fashion", "cifar", "experts", "transfer")
+EXPERIMENTS = ("fashion", "cifar", "experts", "transfer", "sampled")
 WRITTEN, FAIR = PROTOCOLS = ("written", "fair")
 # What each learns from. Of table 1, and two more that put both kinds of features on one footing.
 PAPER_METHODS = ("naive", "logits", "soft", "noisy", "fitnets", "prior")
@@ -15,10 +15,11 @@ METHODS = {
     "cifar": (*PAPER_METHODS, "hint_labels", "prior_soft"),
     "experts": ("naive", "soft", "expert_0", "expert_1", "experts"),
     "transfer": ("naive", "copied", "prior"),
+    "sampled": ("map", "map_prior", "chain", "chain_prior"),
 }
 ALL_METHODS = tuple(dict.fromkeys(method for methods in METHODS.values() for method in methods))
 HINTED = ("fitnets", "hint_labels")
-PRIORS = ("prior", "prior_soft", "expert_0", "expert_1", "experts")
+PRIORS = ("prior", "prior_soft", "expert_0", "expert_1", "experts", "map_prior", "chain_prior")
 DATASETS = {"cifar": "cifar10"}
 
 
@@ -50,7 +51,7 @@ class Settings:
         "fashion",
         "fashion: table 1, one layer of convolutions into a dense one; cifar: table 2, two; "
         "experts: two teachers, of half of the classes each; transfer: convolutions for another "
-        "task",
+        "task; sampled: as fashion, a prior of all weights to maximise or sample under",
         choices=EXPERIMENTS,
     )
     dataset: str = setting(
@@ -71,7 +72,9 @@ class Settings:
         "with noise; fitnets: a hint, then soft targets; prior: features to the prior without "
         "labels, then labels for the rest; hint_labels: a hint, then as prior; prior_soft: the "
         "prior, then as fitnets; expert_0, expert_1, experts: priors of one or both; copied: the "
-        "teacher's convolutions as they are; empty: all that the experiment has",
+        "teacher's convolutions as they are; map, chain: the posterior by labels, at its largest or "
+        "as a chain samples it, under a normal prior; map_prior, chain_prior: under that times "
+        "the features' prior; empty: all that the experiment has",
     )
     protocol: tuple[str, ...] = setting(
         (FAIR,),
@@ -131,6 +134,23 @@ class Settings:
         above=0,
         at_most=1e3,
     )
+    num_compared: int = setting(
+        200,
+        500,
+        "training images, without labels, at which a prior to sample under compares features",
+        at_least=2,
+        at_most=MOST,
+    )
+    strength: float = setting(1.0, 1.0, "alpha, of a prior to sample under", above=0, at_most=1e6)
+    prior_precision: float = setting(
+        1.0, 1.0, "of the normal prior beside it, of each weight", above=0, at_most=1e9
+    )
+    step_size: float = setting(1e-4, 1e-6, "of the chain", above=0, at_most=1e3)
+    thin: int = setting(20, 50, "steps of the chain a sample", at_least=1, at_most=MOST)
+    num_samples: int = setting(200, 500, "of the chain", at_least=2, at_most=MOST)
+    burn_in: int = setting(
+        50, 100, "samples before them, from the posterior's maximum on", at_least=0, at_most=MOST
+    )
     temperature: float = setting(4.0, 4.0, "of soft targets", above=0, at_most=1e6)
     label_weight: float = setting(
         0.5, 0.5, "lambda, of labels beside soft targets", at_least=0, at_most=1
@@ -150,6 +170,11 @@ class Settings:
         return self.method or METHODS[self.experiment]
 
     @property
+    def protocols(self) -> tuple[str, ...]:
+        """Those that are compared; a posterior has but one."""
+        return (FAIR,) if self.experiment == "sampled" else self.protocol
+
+    @property
     def data_name(self) -> str:
         """Of the data set."""
         return self.dataset or DATASETS.get(self.experiment, "fashion_mnist")
@@ -158,7 +183,7 @@ class Settings:
         """All kinds of students, in order."""
         return [
             Condition(protocol, method, share)
-            for protocol in self.protocol
+            for protocol in self.protocols
             for share in self.label_share
             for method in self.methods
         ]

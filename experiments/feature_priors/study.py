@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.feature_priors import figures, inputs, methods, tables, tasks
+from experiments.feature_priors import figures, inputs, methods, sampling, tables, tasks
 from experiments.feature_priors.settings import FAIR, Condition, Settings
 from experiments.feature_priors.tasks import Task
 from experiments.flags import Options
@@ -59,7 +59,7 @@ def run(preset: str, settings: Settings, options: Options) -> None:
         preset,
         settings,
         options,
-        columns=("loss", "stage", "accuracy", "nll"),
+        columns=("loss", "stage", "accuracy", "nll", "log_posterior"),
         inputs_fn=partial(inputs.fingerprints, settings, options),
         load_fn=partial(inputs.load, settings, options),
         study_fn=compare,
@@ -76,8 +76,12 @@ def compare(run: Run, loaded: inputs.Loaded) -> list[Row]:
     told = tell(run, task, teachers)
     found = {}
     for condition in run.settings.conditions():
-        found[condition] = distil(run, task, told, teachers, condition)
-        export(run, task, condition, found[condition])
+        if run.settings.experiment == "sampled":
+            found[condition] = infer(run, task, told, condition)
+        else:
+            found[condition] = distil(run, task, told, teachers, condition)
+        if not sampling.is_sampled(condition):  # An average over a chain is no one network.
+            export(run, task, condition, found[condition])
     figures.draw(run, task, teachers, found)
     return tables.rows(run.settings, task, teachers, found)
 
@@ -154,6 +158,14 @@ def distil(
     labelled = inputs.labelled_part(settings, task.dataset, condition.share)
     phase = f"students[{condition.name}]"
     return train_(phase, task, told, labelled, rate=rate, num_repeats=settings.num_repeats)
+
+
+def infer(run: Run, task: Task, told: Batch, condition: Condition) -> Students:
+    """Students that the posterior of all weights has, under the features' prior or without."""
+    predict = predictor(task.student, task.dataset.test_x)
+    each = jax.jit(lambda params: jax.lax.map(predict, params))
+    params, log_probs = sampling.posterior(run, task, told, condition, each)
+    return Students(params, log_probs, run.settings.rate[0])
 
 
 def choose_rate(

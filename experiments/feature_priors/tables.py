@@ -41,14 +41,26 @@ TITLES = {
     "experts": "both experts' priors",
     "copied": "copied, labels",
     "prior_soft": "prior, soft targets",
+    "map": "its maximum",
+    "map_prior": "its maximum, prior",
+    "chain": "sampled",
+    "chain_prior": "sampled, prior",
 }
 TEACHERS = {
     "fashion": {"teacher": "teacher"},
+    "sampled": {"teacher": "teacher"},
     "cifar": {"teacher": "teacher"},
     "experts": {"0": "first expert, its classes", "1": "second expert, its classes"},
     "transfer": {"source": "teacher, its own task"},
 }
 PROTOCOL_TITLES = {WRITTEN: "As the paper has it: SGD", FAIR: "The same care for each: Adam"}
+
+
+def heading(settings: Settings, protocol: str) -> str:
+    """Of a table, or a column of a figure."""
+    if settings.experiment == "sampled":
+        return "The posterior of all weights"
+    return PROTOCOL_TITLES[protocol]
 
 
 def curve(log_probs: Any, labels: np.ndarray) -> dict[str, float]:
@@ -120,9 +132,9 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     """Prints the tables."""
     by_name = report.RowsByName(summary, workdir)
     teachers = TEACHERS[settings.experiment]
-    for protocol in settings.protocol:
+    for protocol in settings.protocols:
         for share in settings.label_share:
-            title = f"{PROTOCOL_TITLES[protocol]}, {100 * share:g} % of the labels"
+            title = f"{heading(settings, protocol)}, {100 * share:g} % of the labels"
             lines = [_line(by_name, title, name) for name, title in teachers.items()]
             lines += [
                 _line(by_name, TITLES[condition.method], condition.name)
