@@ -1,11 +1,11 @@
-"""Prints every ratio beside its bar; exits with 1 if a bar is missed."""
+"""Prints every ratio and every difference beside its bar; exits with 1 if a bar is missed."""
 
 import argparse
 import sys
 
 import jax
 
-from experiments.benchmarks import bags, densities, expectations, features, training
+from experiments.benchmarks import agreement, bags, densities, expectations, features, training
 
 BENCHMARKS = {
     **training.BENCHMARKS,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     **bags.BENCHMARKS,
     **expectations.BENCHMARKS,
     **features.BENCHMARKS,
+    **agreement.BENCHMARKS,
 }
 
 
@@ -30,15 +31,8 @@ def main() -> int:
     print(f"{device.platform}: {device.device_kind}; jax {jax.__version__}; medians [quartiles]")
     missed = 0
     for found in (row for name in names for row in BENCHMARKS[name]()):
-        sign = ">=" if found.at_least else "<="
-        bar = "" if found.bar == float("inf") else f"{sign} {found.bar:g}"
-        verdict = "" if not bar else ("ok" if found.is_met else "MISSED")
-        missed += verdict == "MISSED"
-        print(
-            f"{found.name:<56} {found.value:6.2f} [{found.low:.2f}, {found.high:.2f}] "
-            f"{bar:<8} {verdict:<7} {found.detail}",
-            flush=True,
-        )
+        missed += found.verdict == "MISSED"
+        print(found, flush=True)
     return 1 if missed else 0
 
 

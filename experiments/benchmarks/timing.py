@@ -1,5 +1,6 @@
 """Interleaved timing: only ratios from one run count. Bytes are what they are."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -32,6 +33,21 @@ class Ratio(NamedTuple):
     def is_met(self) -> bool:
         """Whether the median is on the right side of the bar."""
         return self.value >= self.bar if self.at_least else self.value <= self.bar
+
+    @property
+    def verdict(self) -> str:
+        """Whether the bar is met, in a word; none without a bar."""
+        if math.isinf(self.bar):
+            return ""
+        return "ok" if self.is_met else "MISSED"
+
+    def __str__(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        bar = "" if math.isinf(self.bar) else f"{sign} {self.bar:g}"
+        return (
+            f"{self.name:<56} {self.value:6.2f} [{self.low:.2f}, {self.high:.2f}] "
+            f"{bar:<8} {self.verdict:<7} {self.detail}"
+        )
 
 
 def ratio(
