@@ -1,6 +1,7 @@
 """The three networks, and what each of them says of an image."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import flax.linen as nn
 import jax
@@ -71,10 +72,14 @@ def aux_answer(settings: Settings, model: nn.Module, params: PyTree) -> Callable
 
 def embedder(model: nn.Module, layer: str, x: np.ndarray) -> Callable[[PyTree], Array]:
     """Features `[M, D]` of images, by parameters."""
-    features_fn = models.features_of(model, [layer])
-    x = jnp.asarray(x)
+    return partial(_embed_fn(model, layer), jnp.asarray(x))
 
-    def embed(params: PyTree) -> Array:
+
+@lru_cache  # One compilation for all students.
+def _embed_fn(model: nn.Module, layer: str) -> Callable[[Array, PyTree], Array]:
+    features_fn = models.features_of(model, [layer])
+
+    def embed(x: Array, params: PyTree) -> Array:
         return jax.lax.map(lambda one: features_fn(params, one)[layer], x, batch_size=BLOCK)
 
     return jax.jit(embed)

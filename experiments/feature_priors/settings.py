@@ -143,7 +143,7 @@ class Settings:
     )
     strength: float = setting(1.0, 1.0, "alpha, of a prior to sample under", above=0, at_most=1e6)
     prior_precision: float = setting(
-        1.0, 1.0, "of the normal prior beside it, of each weight", above=0, at_most=1e9
+        10.0, 10.0, "of the normal prior beside it, of each weight", above=0, at_most=1e9
     )
     step_size: float = setting(1e-4, 1e-6, "of the chain", above=0, at_most=1e3)
     thin: int = setting(20, 50, "steps of the chain a sample", at_least=1, at_most=MOST)

@@ -95,7 +95,7 @@ def test_a_maximums_file_has_its_likelihood(finished):
 
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     path = tmp_path / "run"
-    given = TINY | {"method": "chain_prior", "num_repeats": 1}
+    given = TINY | {"method": "map_prior,chain_prior", "num_repeats": 1}
     phases = ("maximum-fair-chain_prior-0.1", "chain-fair-chain_prior-0.1-0")
     study_runs.kill_again_and_again(path, given, phases, module=MODULE)
     with study_runs.unverified_exports():
@@ -110,7 +110,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         ({"method": "prior"}, "--experiment=sampled has no --method=prior; it has map, map_prior"),
         ({"rate": "0.01,0.02"}, "--experiment=sampled takes one --rate"),
         ({"num_compared": 1201}, "--num_compared=1201 is more than the 1200 training images"),
-        ({"step_size": 1e3}, "the chain diverged, by step 1 of the phase"),
+        ({"step_size": 1e3}, "the chain diverged, by step"),
     ],
 )
 def test_mistakes_are_one_line(changed, expected, tmp_path):
