@@ -3,7 +3,8 @@
 Fitzsimons, Schmon and Roberts (2019), "Implicit priors for knowledge sharing in Bayesian neural
 networks". A convolutional teacher; students of dense layers, which learn from labels, from the
 teacher's answers, or first, without labels, from its features. As the paper has it, and again
-with the same care for every method; with all labels and with few.
+with the same care for every method; with all labels and with few. And the posterior of all
+weights under such a prior, which the paper describes and does not run.
 """
 
 from experiments import flags

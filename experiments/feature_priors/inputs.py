@@ -95,8 +95,6 @@ def check(settings: Settings) -> None:
         )
     if settings.source and settings.experiment != "transfer":
         raise UserError(f"--source is of --experiment=transfer, not of {settings.experiment}.")
-    if settings.experiment == "sampled" and len(settings.rate) > 1:
-        raise UserError("--experiment=sampled takes one --rate, of the maxima it begins with.")
     matched = 2 if settings.experiment == "cifar" else 1
     if len(settings.student_hidden) < matched:
         raise UserError(f"--student_hidden needs {matched} layers to match, or more.")

@@ -93,7 +93,7 @@ def maximise(
     """Maxima found from starts and by minibatches of their own, each leaf `[R, ...]`."""
     settings = run.settings
     num_steps = inputs.num_steps(settings, task.dataset, settings.student_epochs)
-    schedule = optax.cosine_decay_schedule(settings.rate[0], num_steps)
+    schedule = optax.cosine_decay_schedule(settings.maximum_rate, num_steps)
     update = training.gradient(
         lambda params, batch: -log_posterior_fn(params, batch) / num_examples, optax.adam(schedule)
     )

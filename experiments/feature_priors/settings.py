@@ -72,8 +72,8 @@ class Settings:
         "with noise; fitnets: a hint, then soft targets; prior: features to the prior without "
         "labels, then labels for the rest; hint_labels: a hint, then as prior; prior_soft: the "
         "prior, then as fitnets; expert_0, expert_1, experts: priors of one or both; copied: the "
-        "teacher's convolutions as they are; map, chain: the posterior by labels, at its largest or "
-        "as a chain samples it, under a normal prior; map_prior, chain_prior: under that times "
+        "teacher's convolutions as they are; map, chain: the posterior by labels, at its largest "
+        "or as a chain samples it, under a normal prior; map_prior, chain_prior: under that times "
         "the features' prior; empty: all that the experiment has",
     )
     protocol: tuple[str, ...] = setting(
@@ -145,11 +145,14 @@ class Settings:
     prior_precision: float = setting(
         10.0, 10.0, "of the normal prior beside it, of each weight", above=0, at_most=1e9
     )
-    step_size: float = setting(1e-4, 1e-6, "of the chain", above=0, at_most=1e3)
-    thin: int = setting(20, 50, "steps of the chain a sample", at_least=1, at_most=MOST)
+    maximum_rate: float = setting(
+        3e-3, 1e-3, "of the Adam that finds a posterior's maximum", above=0, at_most=1e6
+    )
+    step_size: float = setting(1e-4, 4e-6, "of the chain", above=0, at_most=1e3)
+    thin: int = setting(20, 100, "steps of the chain a sample", at_least=1, at_most=MOST)
     num_samples: int = setting(200, 500, "of the chain", at_least=2, at_most=MOST)
     burn_in: int = setting(
-        50, 100, "samples before them, from the posterior's maximum on", at_least=0, at_most=MOST
+        150, 500, "samples before them, from the posterior's maximum on", at_least=0, at_most=MOST
     )
     temperature: float = setting(4.0, 4.0, "of soft targets", above=0, at_most=1e6)
     label_weight: float = setting(

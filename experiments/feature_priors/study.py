@@ -165,7 +165,7 @@ def infer(run: Run, task: Task, told: Batch, condition: Condition) -> Students:
     predict = predictor(task.student, task.dataset.test_x)
     each = jax.jit(lambda params: jax.lax.map(predict, params))
     params, log_probs = sampling.posterior(run, task, told, condition, each)
-    return Students(params, log_probs, run.settings.rate[0])
+    return Students(params, log_probs, run.settings.maximum_rate)
 
 
 def choose_rate(

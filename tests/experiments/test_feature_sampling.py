@@ -22,7 +22,7 @@ TINY = {
     "student_hidden": "8,6",
     "teacher_epochs": 2,
     "student_epochs": 2,
-    "rate": "0.01",
+    "maximum_rate": 0.01,
     "label_share": "0.1",
     "num_compared": 30,
     "num_samples": 6,
@@ -108,7 +108,6 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     ("changed", "expected"),
     [
         ({"method": "prior"}, "--experiment=sampled has no --method=prior; it has map, map_prior"),
-        ({"rate": "0.01,0.02"}, "--experiment=sampled takes one --rate"),
         ({"num_compared": 1201}, "--num_compared=1201 is more than the 1200 training images"),
         ({"step_size": 1e3}, "the chain diverged, by step"),
     ],
