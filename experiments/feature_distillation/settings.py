@@ -23,6 +23,8 @@ METHODS = (
     "flow_direct",
     "layer",
 )
+# What two minutes have time for.
+QUICK_METHODS = tuple(one for one in METHODS if one not in ("vid", "hint_aux", "mkt_aux"))
 LAST = "last"  # Of method "layer": no other layer than that.
 
 
@@ -59,7 +61,7 @@ class Settings:
         choices=SUPERVISIONS,
     )
     method: tuple[str, ...] = setting(
-        METHODS,
+        QUICK_METHODS,
         METHODS,
         "labels: no teacher; soft: targets at a temperature; hint, mkt, pkt, vid: the teacher's "
         "last layer, by a regressor, distances, probabilities of neighbours, or a Gaussian; "

@@ -193,11 +193,9 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             if condition.supervision == supervision
         ]
         report.print_table(HEADINGS[supervision], header, lines)
-    print("All in %. mAP at eleven levels of recall, and precision of the first 100 answers, by")
-    print(
-        "Euclidean distance (e) and cosine (c). The released code's reading of mAP, and the share"
-    )
-    print("of test images that are nearest to their own class's mean, are in summary.json.")
+    print("All in %: mAP at eleven levels of recall, precision of the first 100 answers;")
+    print("by Euclidean distance (e) and cosine (c). The released code's reading of mAP,")
+    print("and shares nearest to their own class's mean, are in summary.json.")
     if settings.num_repeats > 1:
         print(f"± is one standard error over {settings.num_repeats} students.")
     report.print_end(summary, workdir)
