@@ -17,10 +17,10 @@ ENDINGS = (".neg", ".pos")  # Of the files, in the order of their classes.
 LARGEST_FILE = 100e6  # Bytes.
 
 # What the law of `negated_sentences` speaks with.
-FILLERS = tuple(f"word{index}" for index in range(20))
-GOOD = tuple(f"good{index}" for index in range(10))
-BAD = tuple(f"bad{index}" for index in range(10))
-NEGATIONS = ("not", "never")
+FILLERS = tuple(f"word{index}" for index in range(5))
+GOOD = tuple(f"good{index}" for index in range(3))
+BAD = tuple(f"bad{index}" for index in range(3))
+NEGATIONS = ("not",)
 NEGATED, POLAR = 0.4, 0.5  # Probabilities: of a negation before a polar word; of such a word.
 
 
@@ -154,7 +154,7 @@ def negated_sentences(
     Example:
       >>> found = negated_sentences(100, length=8)
       >>> found.train_x.shape[1], found.num_tokens
-      (8, 44)
+      (8, 14)
     """
     checks.check_count("num_sentences", num_sentences)
     checks.check_count("length", length, at_least=2)
