@@ -39,9 +39,7 @@ def _methods(run: Run, task: Task, teacher: Any, found: dict[Condition, Any]) ->
     )
     own = merits_of(teacher.log_probs[None], labels)
     for row, share in zip(axes, shares, strict=True):
-        merits = [
-            merits_of(found[Condition(method, share)].log_probs, labels) for method in chosen
-        ]
+        merits = [merits_of(found[Condition(method, share)].log_probs, labels) for method in chosen]
         for axis, name in zip(row, MERITS, strict=True):
             axis.axvline(own[name][0], color="black", linestyle="--", linewidth=1)
             _points(axis, chosen, [one[name] for one in merits])

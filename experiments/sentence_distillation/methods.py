@@ -20,6 +20,7 @@ from kd.training import Stage
 from kd.types import Array, Batch, Key, PyTree, Update
 
 Objective = Callable[[PyTree, Batch], Array]
+Links = dict[str, tuple[Link, ...]]
 PROJECTED = ("embedding", "hidden", "flow")
 
 
@@ -63,9 +64,7 @@ def projected_links(method: str, task: Task) -> list[Link]:
 
 
 def projection_of(link: Link, told: Batch) -> nn.Module:
-    """From the student's layer to the teacher's, the same at every word: TinyBERT's and
-    TextBrewer's.
-    """
+    """From the student's layer to the teacher's, the same at every word."""
     return models.Regressor(told[link.teacher].shape[-2:])
 
 
@@ -86,16 +85,11 @@ def layers(method: str, task: Task) -> Objective:
     return objective
 
 
-Links = dict[str, tuple[Link, ...]]
-
-
 def _projected(params: PyTree, link: Link, own: Batch, told: Batch) -> Array:
     return projection_of(link, told).apply(params["projections"][link.own], own[link.own])
 
 
-def _states(
-    kind: str, params: PyTree, links: Links, own: Batch, told: Batch, mask: Array
-) -> Array:
+def _states(kind: str, params: PyTree, links: Links, own: Batch, told: Batch, mask: Array) -> Array:
     """Squared differences of projected states, a mean over layers."""
     found = [
         features.hidden_square_error(_projected(params, link, own, told), told[link.teacher], mask)

@@ -94,9 +94,7 @@ class Settings:
     tiny_layers: int = setting(
         1, 1, "blocks of the small Transformer; divides --teacher_layers", at_least=1, at_most=100
     )
-    tiny_width: int = setting(
-        16, 32, "of its embeddings and blocks", at_least=1, at_most=10_000
-    )
+    tiny_width: int = setting(16, 32, "of its embeddings and blocks", at_least=1, at_most=10_000)
     teacher_epochs: int = setting(12, 6, "of its training", at_least=1, at_most=100_000)
     student_epochs: int = setting(
         10, 6, "over all sentences, of all stages together", at_least=1, at_most=100_000
@@ -110,9 +108,7 @@ class Settings:
     teacher_dropout: float = setting(
         0.0, 0.3, "share of its units that are dropped", at_least=0, at_most=0.99
     )
-    student_dropout: float = setting(
-        0.0, 0.3, "share of every student's", at_least=0, at_most=0.99
-    )
+    student_dropout: float = setting(0.0, 0.3, "share of every student's", at_least=0, at_most=0.99)
     temperature: float = setting(2.0, 2.0, "of soft targets", above=0, at_most=1e6)
     label_weight: float = setting(
         0.5, 0.5, "lambda, of labels beside soft targets", at_least=0, at_most=1
@@ -122,6 +118,4 @@ class Settings:
 
     def conditions(self) -> list[Condition]:
         """All kinds of students, in order."""
-        return [
-            Condition(method, share) for share in self.label_share for method in self.method
-        ]
+        return [Condition(method, share) for share in self.label_share for method in self.method]

@@ -8,6 +8,15 @@ from experiments.sentence_distillation.settings import MATCHED, TINY, Settings
 from kd import models
 from kd.data import SentenceDataset
 
+# Which layers each loss is of.
+KINDS = {
+    "embedding": ("embedding",),
+    "hidden": ("hidden",),
+    "gram": ("hidden",),
+    "flow": ("embedding", "hidden"),
+    "attention": ("attention",),
+}
+
 
 class Link(NamedTuple):
     """A layer that is matched.
@@ -54,16 +63,6 @@ class Task(NamedTuple):
             for kind in sorted({kind for term in matched for kind in KINDS[term]}):
                 names |= {link.teacher for link in links[kind]}
         return sorted(names)
-
-
-# Which layers each loss is of.
-KINDS = {
-    "embedding": ("embedding",),
-    "hidden": ("hidden",),
-    "gram": ("hidden",),
-    "flow": ("embedding", "hidden"),
-    "attention": ("attention",),
-}
 
 
 def task_of(settings: Settings, dataset: SentenceDataset) -> Task:
