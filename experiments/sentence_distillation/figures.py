@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.lines import Line2D
 
-from experiments.plotting import STYLE, plt, save
+from experiments.plotting import STYLE, label_values, plt, save
 from experiments.run import Run
 from experiments.sentence_distillation.settings import TINY, Condition
 from experiments.sentence_distillation.tables import TITLES, merits_of
@@ -53,6 +53,8 @@ def _methods(run: Run, task: Task, teacher: Any, found: dict[Condition, Any]) ->
         row[0].set_ylim(len(chosen) - 0.5, -0.5)
     for axis, title in zip(axes[-1], MERITS.values(), strict=True):
         axis.set_xlabel(title)
+    axes[-1, -1].set_xscale("log")  # What has learned few labels by heart is far off.
+    label_values(axes[-1, -1], "x")
     handles = [
         Line2D([], [], color="black", linestyle="--", linewidth=1, label="teacher"),
         Line2D([], [], color="grey", marker="o", label="mean ± one standard error"),
