@@ -95,9 +95,9 @@ class Settings:
         1, 1, "blocks of the small Transformer; divides --teacher_layers", at_least=1, at_most=100
     )
     tiny_width: int = setting(16, 32, "of its embeddings and blocks", at_least=1, at_most=10_000)
-    teacher_epochs: int = setting(12, 6, "of its training", at_least=1, at_most=100_000)
+    teacher_epochs: int = setting(15, 6, "of its training", at_least=1, at_most=100_000)
     student_epochs: int = setting(
-        10, 6, "over all sentences, of all stages together", at_least=1, at_most=100_000
+        8, 6, "over all sentences, of all stages together", at_least=1, at_most=100_000
     )
     feature_share: float = setting(
         0.5, 0.5, "of the steps, for layers before answers", above=0, at_most=0.99

@@ -18,7 +18,7 @@ TITLES = {
     "hidden": "LSTM, hidden states, labels",
     "gram": "LSTM, Gram matrices, labels",
     "flow": "LSTM, flow, labels",
-    "all": "LSTM, all four, soft targets",
+    "all": "LSTM, all four, soft",
     "tiny_labels": "small Transformer, labels",
     "tiny": "small Transformer, TinyBERT",
 }
