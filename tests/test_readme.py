@@ -119,7 +119,7 @@ def test_an_ensemble_is_learned_as_a_dirichlet_distribution(capsys):
 
 def test_every_name_in_the_table_of_methods_exists():
     table = (ROOT / "README.md").read_text().split("## What is where")[1]
-    modules = r"losses\.features|losses|models|streams|samplers|inference|metrics|training"
+    modules = r"losses\.features|losses|models|streams|samplers|inference|metrics|training|data"
     found = re.findall(rf"`({modules})\.(\w+)`", table)
     assert {module for module, _ in found} == set(modules.replace("\\", "").split("|"))
     for module, name in found:
@@ -140,6 +140,15 @@ def test_a_posterior_over_weights_is_learned_with_its_entropy():
     assert is_right.mean() > 0.92 and nll < 0.3
     entropy = np.asarray(heads.entropy)
     assert entropy[~is_right].mean() > 1.5 * entropy[is_right].mean()
+
+
+def test_an_lstm_may_learn_a_transformers_gram_matrices():
+    """A step against the slope lowers the loss, whatever stands for padding."""
+    names = {}
+    exec(compile(block("negated_sentences"), "README.md", "exec"), names)
+    params, x, gram = (names[name] for name in ("params", "x", "gram"))
+    moved = jax.tree.map(lambda p, g: p - 1e-3 * g, params, names["slope"])
+    assert 0 < float(gram(moved, x)) < float(gram(params, x))
 
 
 def test_features_are_a_prior_where_labels_are_few():

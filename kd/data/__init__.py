@@ -12,19 +12,31 @@ from kd.data.datasets import (
     take_first,
 )
 from kd.data.masking import mask_squares, subsample
+from kd.data.sentences import (
+    SentenceDataset,
+    from_sentences,
+    load_sentences,
+    negated_sentences,
+    sentences_fingerprint,
+)
 
 __all__ = [
     "BinaryDataset",
     "DataError",
     "Dataset",
     "NAMES",
+    "SentenceDataset",
     "TEST_ONLY_NAMES",
     "fingerprint",
+    "from_sentences",
     "load",
     "load_binary",
     "load_rbm",
+    "load_sentences",
     "load_test_inputs",
     "mask_squares",
+    "negated_sentences",
+    "sentences_fingerprint",
     "subsample",
     "take_first",
 ]

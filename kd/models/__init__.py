@@ -20,12 +20,14 @@ from kd.models.pruning import (
 from kd.models.rbm import RBM
 from kd.models.regressor import Regressor
 from kd.models.resnet import ResNet
+from kd.models.sequences import LSTM, Transformer, sinusoids, token_mask
 
 __all__ = [
     "CNN",
     "FeaturesFn",
     "GaussianMixture",
     "Heads",
+    "LSTM",
     "MLP",
     "NADE",
     "Pruned",
@@ -34,6 +36,7 @@ __all__ = [
     "ResNet",
     "SigmoidBag",
     "SoftmaxBag",
+    "Transformer",
     "ensemble_log_probs",
     "features_of",
     "from_predict_proba",
@@ -45,5 +48,7 @@ __all__ = [
     "predictive_and_entropy",
     "prune",
     "shrink_groups",
+    "sinusoids",
     "sow_features",
+    "token_mask",
 ]
