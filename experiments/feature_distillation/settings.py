@@ -52,7 +52,7 @@ class Settings:
     """Everything that decides a result."""
 
     dataset: str = setting(
-        "digits", "cifar10", "digits, mnist, fashion_mnist, cifar10 or the path of an .npz"
+        "digits", "cifar10", "digits, mnist, fashion_mnist, kmnist, cifar10 or the path of an .npz"
     )
     supervision: tuple[str, ...] = setting(
         (ALONE,),

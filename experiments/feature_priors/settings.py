@@ -57,7 +57,8 @@ class Settings:
     dataset: str = setting(
         "digits",
         "",
-        "digits, mnist, fashion_mnist, cifar10 or the path of an .npz; empty: the experiment's own",
+        "digits, mnist, fashion_mnist, kmnist, cifar10 or the path of an .npz; empty: the "
+        "experiment's own",
     )
     source: str = setting(
         "",

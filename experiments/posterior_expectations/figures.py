@@ -7,7 +7,7 @@ import numpy as np
 from experiments.plotting import STYLE, label_counts, label_thousands, label_values, plt, save
 from experiments.posterior_expectations import teachers, toy
 from experiments.posterior_expectations.judging import TEST, Judged
-from experiments.posterior_expectations.settings import TEACHER, Chain, Settings, Student
+from experiments.posterior_expectations.settings import FITTED, TEACHER, Chain, Settings, Student
 from experiments.posterior_expectations.tables import (
     COSTS,
     KINDS,
@@ -65,7 +65,7 @@ def _curves(run: Run, chain: Chain) -> plt.Figure:
         points = [(row["step"], row[f"{name}.nll"]) for row in rows if f"{name}.nll" in row]
         if points:
             steps, values = np.array(points).T
-            style = {"color": "black", "linewidth": 2} if name == TEACHER else {}
+            style = _style(settings, name)
             label = named.get(name, name)
             steps = steps * settings.thin if is_chain else steps
             axis.plot(steps, values, "o-", markersize=2, label=label, **style)
@@ -75,6 +75,16 @@ def _curves(run: Run, chain: Chain) -> plt.Figure:
     label_values(axis)
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
+
+
+def _style(settings: Settings, name: str) -> dict[str, object]:
+    """A line's: the same for a student in every figure."""
+    if name == TEACHER:
+        return {"color": "black", "linewidth": 2}
+    if name == FITTED:
+        return {"color": "gray", "linewidth": 1}
+    number = [student.name for student in settings.students()].index(name)
+    return {"color": f"C{number % 10}", "linewidth": 1}
 
 
 def _entropies(settings: Settings, judged: dict[str, Judged]) -> plt.Figure:
@@ -134,9 +144,7 @@ def _uncertainties(settings: Settings, judged: dict[str, Judged], truth: np.ndar
     )
     for kind, row in zip(KINDS, axes, strict=True):
         for name, one in able.items():
-            style = {"linewidth": 1}
-            if name == TEACHER:
-                style = {"color": "black", "linewidth": 2}
+            style = _style(settings, name)
             label = named.get(name, name) if kind == KINDS[0] else None
             wrong = 1 - metrics.correct(one.log_probs, truth)
             own = getattr(one.uncertainties[TEST], kind)
@@ -147,10 +155,11 @@ def _uncertainties(settings: Settings, judged: dict[str, Judged], truth: np.ndar
                 other = getattr(one.uncertainties[place], kind)
                 false, true = metrics.roc_curve(own, other)
                 axis.plot(100 * false, 100 * true, **style)
-        row[0].set(xlabel="test inputs kept, %", ylabel=f"by {kind} uncertainty\nerrors, %")
+        row[0].set(xlabel="test inputs kept, %", ylabel="errors among them, %")
+        row[0].set_title(f"by {kind} uncertainty", loc="left", fontsize=9)
         for axis, place in zip(row[1:], settings.outside, strict=True):
             axis.plot([0, 100], [0, 100], color="gray", linestyle=":", linewidth=1)
-            axis.set(xlabel="test inputs taken for it, %", ylabel=f"{place} found, %")
+            axis.set(xlabel="false positives, % of the test", ylabel=f"{place} found, %")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 

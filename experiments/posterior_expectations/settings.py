@@ -130,8 +130,8 @@ class Settings:
     dataset: str = setting(
         "digits",
         "mnist",
-        "digits, mnist, fashion_mnist, cifar10, the path of an .npz; or toy, twenty points in the "
-        "plane, where everything is compared with numpyro's NUTS",
+        "digits, mnist, fashion_mnist, kmnist, cifar10, the path of an .npz; or toy, twenty "
+        "points in the plane, where everything is compared with numpyro's NUTS",
     )
     outside: tuple[str, ...] = setting(
         ("permuted",),
@@ -221,7 +221,8 @@ class Settings:
         (),
         (),
         "of the expectations: current (under the current sample) or running (the mean so far); "
-        "empty: running in 3, both elsewhere",
+        "students of both learn the entropy from running means with either; empty: running in 3, "
+        "both elsewhere",
     )
     channel_multiplier: tuple[float, ...] = setting(
         (), (), "K1, times the teacher's channels; empty: 1, in 3 also 2 and 4", above=0, at_most=64

@@ -78,11 +78,18 @@ def _show_notes(settings: Settings) -> None:
     common = {
         part: {getattr(student, part) for student in students} for part in ("kind", "estimator")
     }
-    same = [values.pop() for values in common.values() if len(values) == 1]
+    kinds = set(common["kind"])
+    same = [next(iter(values)) for values in common.values() if len(values) == 1]
     if same and len(students) > 1:
         print(f"Every student: {', '.join(same)}.")
     if len({student.widths for student in students}) > 1:
         print("1x2: one times the teacher's channels, two times its units.")
+    if len(common["estimator"]) > 1:
+        print("current: learned from the current sample; running: from running means.")
+    if "both" in kinds:
+        print("both: of the entropy all learn running means.")
+    if FITTED in Shown(settings, {}).names:
+        print(f"{FITTED}: the likeliest at each input, given the teacher's answers.")
     if any(student.strength for student in students):
         print("lambda: of the group lasso, after which the student was pruned and fine-tuned.")
     if settings.dataset == toy.NAME:

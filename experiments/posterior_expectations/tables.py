@@ -8,7 +8,7 @@ import numpy as np
 from experiments import costs
 from experiments.posterior_expectations import inputs, toy
 from experiments.posterior_expectations.judging import TEST, Judged, Learned
-from experiments.posterior_expectations.settings import TEACHER, Chain, Settings
+from experiments.posterior_expectations.settings import TEACHER, Chain, Settings, Student
 from experiments.report import Row, mean_row
 from kd import metrics
 from kd.data import Dataset
@@ -118,13 +118,21 @@ def name_of(chain: Chain) -> str:
     return f"{chain.mask_rate:g},{chain.train_size}"
 
 
+def hidden_of(settings: Settings, student: Student) -> str:
+    """Its own hidden sizes, of the toy between its inputs and outputs; "" without."""
+    if student.hidden and settings.dataset == toy.NAME:
+        return f"2-{student.hidden}-2"
+    return student.hidden
+
+
 def labels(settings: Settings) -> dict[str, str]:
     """Students by what they differ in."""
     parts = {
         student.name: (
             student.kind,
             student.estimator,
-            student.hidden or f"{student.channel_multiplier:g}x{student.unit_multiplier:g}",
+            hidden_of(settings, student)
+            or f"{student.channel_multiplier:g}x{student.unit_multiplier:g}",
             f"lambda {student.strength:g}" if student.strength else "",
             f"dropout {student.dropout:g}" if student.dropout else "",
         )
@@ -159,7 +167,7 @@ def figures_of(
         if expected is not None:
             found["kl"] = toy.kl_divergence(expected, one.log_probs)
         found["brier"] = metrics.brier_score(one.log_probs, labels)
-    if one.entropy is not None:
+    if one.entropy is not None and name != TEACHER:  # It would be 0 by definition.
         found["entropy_mae"] = np.abs(one.entropy - teacher.entropy)
     for place, own in one.uncertainties.items():
         if place != TEST:

@@ -122,7 +122,10 @@ def title_of(settings: Settings, student: Student) -> str:
 
 
 def draw(settings: Settings, judged: dict[str, "Judged"]) -> plt.Figure:
-    """Probabilities of the second class: the reference's, the teacher's, the students'."""
+    """Probabilities of the second class: the reference's, the teacher's, the students'.
+
+    Of the first chain's, where there are several.
+    """
     data, _ = dataset(settings.seed)
     expected, _ = reference(settings)
     panels = {"NUTS": expected, PLUG_IN: plug_in(settings)}
@@ -159,5 +162,7 @@ def draw(settings: Settings, judged: dict[str, "Judged"]) -> plt.Figure:
         axis.set_title(f"{name}{gap}", fontsize=8)
         axis.set(aspect="equal", xticks=(-5, 0, 5), yticks=(-5, 0, 5))
         axis.grid(visible=False)
+    if settings.num_repeats > 1:
+        figure.suptitle(f"the first of {settings.num_repeats} chains", fontsize=9)
     figure.colorbar(shown, ax=axes, label="probability of the second class", shrink=0.8)
     return figure

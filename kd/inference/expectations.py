@@ -37,7 +37,18 @@ class Expectation(NamedTuple):
     Attributes:
       fn: log-probabilities `[C]`, nats, to the value of g, an array of any shape.
       estimator: of its mean.
-      read: the estimate to what a student is to learn; the identity of plain expectations.
+      read: the estimate to what a student is to learn; the identity of plain expectations. One that
+        is not linear needs an estimator that remembers: of the current sample alone a variance,
+        say, is 0.
+
+    Example:
+      >>> variance = Expectation(  # Of the probabilities, over samples.
+      ...     lambda log_probs: jnp.stack([jnp.exp(log_probs), jnp.exp(2 * log_probs)]),
+      ...     running_mean(),
+      ...     read=lambda mean: mean[1] - mean[0] ** 2,
+      ... )
+      >>> variance.read(jnp.array([[0.5, 0.5], [0.5, 0.25]])).tolist()
+      [0.25, 0.0]
     """
 
     fn: Callable[[Array], Array]
@@ -49,6 +60,9 @@ def current_sample() -> Estimator:
     r"""The value under the current samples alone: unbiased, without memory, noisy.
 
     .. math:: U_s(\hat g, \theta_t, m) = g(x, \theta_t)
+
+    A student learns the expectation by a loss that is least at its target's mean, as cross-entropy
+    or squares; an absolute error is least at the *median* over samples, and wants `running_mean`.
 
     Example:
       >>> estimator = current_sample()

@@ -152,7 +152,7 @@ def prune(model: MLP | CNN, params: PyTree, threshold: float) -> Pruned:
       Vadera, Jalaian and Marlin (2020), section 3.3; 1e-3 is the threshold of their released code.
     """
     if not isinstance(model, MLP | CNN):
-        raise ValueError(f"model must be an MLP or a CNN, got {type(model).__name__}.")
+        raise ValueError(f"model must be a kd.models.MLP or CNN, got {type(model).__name__}.")
     _check_threshold(threshold)
     _check_finite(params)
     _check_fits(model, params)
@@ -209,7 +209,7 @@ def _layers(params: PyTree) -> Mapping[str, Mapping[str, Array]]:
     layers = params.get("params") if isinstance(params, Mapping) else None
     names = list(layers) if isinstance(layers, Mapping) else []
     if not names or not all(re.fullmatch(r"(Conv|Dense)_\d+", name) for name in names):
-        raise ValueError(f"params must be those of an MLP or a CNN, got layers {names}.")
+        raise ValueError(f"params must be those of a kd.models.MLP or CNN, got layers {names}.")
     for name in names:
         parts = layers[name]
         if not isinstance(parts, Mapping) or not {"kernel", "bias"} <= set(parts):

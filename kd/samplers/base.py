@@ -11,7 +11,7 @@ import numpy as np
 from kd import checks
 from kd.batching import METHODS, over_replicas
 from kd.hoisting import hoisted_jit
-from kd.types import Key, PyTree, Sampler
+from kd.types import Key, PyTree, Sampler, Stream
 
 
 class Samples(NamedTuple):
@@ -200,7 +200,12 @@ def position_of(state: PyTree) -> PyTree:
 def check_sampler(sampler: Sampler) -> None:
     """Raises TypeError unless `sampler` has the two functions of one, its `init` with a key."""
     if not (callable(getattr(sampler, "init", None)) and callable(getattr(sampler, "step", None))):
-        raise TypeError(f"sampler must have init and step, got {type(sampler).__name__}.")
+        hint = (
+            ": of stored samples samplers.from_draws makes one"
+            if isinstance(sampler, Stream)
+            else ""
+        )
+        raise TypeError(f"sampler must have init and step, got {type(sampler).__name__}{hint}.")
     try:
         inspect.signature(sampler.init).bind("position", "key")
     except TypeError as error:

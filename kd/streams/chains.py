@@ -218,6 +218,8 @@ def bag(
 ) -> Stream:
     """Samples that were stored, drawn again in random order: batch distillation.
 
+    Where a sampler is wanted, as by `posterior_expectations`, there is `kd.samplers.from_draws`.
+
     Args:
       position: of `kd.samplers.sample`, of numpyro's `mcmc.get_samples()`, or any other: each
         leaf `[S, ...]`; with `num_chains` `[C, S, ...]`.

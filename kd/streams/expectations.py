@@ -121,9 +121,14 @@ def posterior_expectations(
         if checks.check_same_length("position", position) != num_chains:
             raise ValueError(f"position must have a leading axis of num_chains = {num_chains}.")
     weights = position if num_chains is None else jax.tree.map(lambda leaf: leaf[0], position)
-    empty = jax.eval_shape(
-        lambda: _memories(weights, log_prob_fn, expectations, inputs, num_examples)
-    )
+    try:
+        empty = jax.eval_shape(
+            lambda: _memories(weights, log_prob_fn, expectations, inputs, num_examples)
+        )
+    except Exception as error:
+        if num_chains is None and _may_be_several(position):
+            error.add_note("If position holds several chains, num_chains must say how many.")
+        raise
     needed = _num_bytes(empty)
     if max_bytes is not None and not needed <= max_bytes:  # Negated: NaN allows nothing.
         raise CacheTooLargeError(
@@ -254,6 +259,12 @@ def _check_estimator(name: str, estimator: PyTree, memory: PyTree, value: PyTree
             f"the estimator of {name!r} must return a memory like the one that it began with, "
             f"{shapes[0]}, got {shapes[1]}."
         )
+
+
+def _may_be_several(position: PyTree) -> bool:
+    """Whether all leaves have a leading axis of one length."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(position)]
+    return all(shapes) and len({shape[0] for shape in shapes}) == 1
 
 
 def _num_bytes(shapes: PyTree) -> int:

@@ -32,8 +32,9 @@ def proximal(
     an optimiser with a metric of its own, as Adam, the proximal step is still Euclidean: each
     parameter shrinks by the amount, whatever its gradients are. Then it is no longer the loss plus
     the regulariser that is minimised: the amount is weighed against Adam's steps, which are
-    about the rate, and a strength of the order of 1 is what tells. What the gradient keeps moving
-    is at 0 only on and off: let the rate fall to 0 before units are counted or removed.
+    about the rate, and a strength of the order of 1 is what tells, once the rates have added up
+    to about the size of the weights: in short runs nothing is emptied. What the gradient keeps
+    moving is at 0 only on and off: let the rate fall to 0 before units are counted or removed.
 
     Args:
       prox_fn: parameters and amount to parameters, as `kd.models.shrink_groups`.

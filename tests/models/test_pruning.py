@@ -152,10 +152,10 @@ def test_raises():
     most = float(str(error.value).rsplit(" ", 1)[1].rstrip("."))
     kept = prune(model, params, 0.999 * most).kept
     assert min(len(units) for units in kept.values()) == 1
-    with pytest.raises(ValueError, match="model must be an MLP or a CNN, got SigmoidBag"):
+    with pytest.raises(ValueError, match="model must be a kd.models.MLP or CNN, got SigmoidBag"):
         prune(models.SigmoidBag(3), params, 0.1)
     for other in ({}, {"params": {"w": jnp.ones(2)}}, jnp.ones(3)):
-        with pytest.raises(ValueError, match="params must be those of an MLP or a CNN"):
+        with pytest.raises(ValueError, match="params must be those of a kd.models.MLP or CNN"):
             group_norms(other)
 
 

@@ -107,6 +107,9 @@ def test_raises():
             sample(key, walk(), jnp.zeros(2), **options)
     with pytest.raises(TypeError, match="key must be one typed key"):
         sample(0, walk(), jnp.zeros(2), num_samples=1)
+    stored = streams.bag({"w": jnp.zeros((3, 2))}, 1)
+    with pytest.raises(TypeError, match="got Stream: of stored samples samplers.from_draws makes"):
+        sample(jax.random.key(0), stored, jnp.zeros(2), num_samples=1)
     with pytest.raises(TypeError, match="sampler must have init and step, got function"):
         sample(key, lambda: None, jnp.zeros(2), num_samples=1)
 

@@ -7,7 +7,7 @@ import optax
 import oracles
 import pytest
 
-from kd import inference, losses, samplers, streams, training
+from kd import inference, losses, models, samplers, streams, training
 from kd.inference import Expectation, current_sample, running_mean
 from kd.streams import CacheTooLargeError, posterior_expectations
 from kd.types import Sampler, Stream
@@ -473,3 +473,39 @@ def test_means_are_of_floating_values():
     update = training.monte_carlo(log_prob_fn, {"label": jnp.argmax}, DATA["x"])
     with pytest.raises(TypeError, match="the value of 'label' must be floating, got int32"):
         update.init(jnp.zeros((3, 2)))
+
+
+def test_several_starts_without_their_number_are_told_of_it():
+    """The network's own error names shapes alone."""
+    network = models.MLP((4,), NUM_CLASSES)
+    starts = jax.vmap(lambda key: network.init(key, X[0]))(jax.random.split(jax.random.key(0), 2))
+    with pytest.raises(Exception, match="hape") as found:
+        posterior_expectations(
+            *(samplers.fixed(), starts, lambda w, x: jax.nn.log_softmax(network.apply(w, x))),
+            *(expectations(current_sample()), streams.resample(DATA, 3)),
+        )
+    assert "num_chains must say how many" in found.value.__notes__[0]
+
+
+def test_an_absolute_error_of_single_samples_learns_their_median():
+    """And that of running means the mean: what is 1 under one of five networks, else 0."""
+    members = jnp.array([0.0, 0.0, 0.0, 0.0, 1.0])
+    data = {"x": jnp.ones(1), "index": jnp.zeros(1, int)}
+    g = {"g": lambda log_probs: jnp.where(log_probs[0] > log_probs[1], 1.0, 0.0)}
+    update = training.gradient(
+        lambda p, batch: jnp.mean(jnp.abs(p - batch["g"])),
+        optax.sgd(optax.linear_schedule(0.1, 0.0, 2000)),
+    )
+    learned = {}
+    for name, estimator in (("current", current_sample()), ("running", running_mean())):
+        stream = posterior_expectations(
+            *(samplers.from_draws(members), members[0]),
+            lambda w, x: jax.nn.log_softmax(jnp.stack([w * x, 0.5])),
+            {"g": Expectation(g["g"], estimator)},
+            streams.resample(data, 1),
+            num_examples=1,
+        )
+        start = update.init(jnp.array(0.5))
+        learned[name] = training.fit(jax.random.key(0), stream, update, start, 2000).student.params
+    assert abs(learned["current"]) < 0.05
+    assert abs(learned["running"] - 0.2) < 0.05
