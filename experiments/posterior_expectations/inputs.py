@@ -9,6 +9,7 @@ import numpy as np
 from experiments.flags import Options, UserError
 from experiments.posterior_expectations import networks, students, teachers, toy
 from experiments.posterior_expectations.settings import (
+    ABSOLUTE,
     ESTIMATORS,
     RUNNING,
     STUDENTS,
@@ -230,6 +231,9 @@ def _check_students(settings: Settings) -> None:
             "--fresh_masks gives every visit another input, and running means are of one: give "
             "--estimator=current, and no student of both, whose entropy is a running mean."
         )
+    has_entropy = any(s.kind in ("entropy", "both") for s in settings.students())
+    if settings.entropy_loss != ABSOLUTE and not has_entropy:
+        raise UserError("--entropy_loss is of students of entropy or both, and there are none.")
     if settings.temperature > 1 and not any(s.kind == "dirichlet" for s in settings.students()):
         raise UserError("--temperature is of dirichlet students, and there are none.")
     is_mean = any(s.kind == "dirichlet" and s.estimator == RUNNING for s in settings.students())

@@ -16,6 +16,7 @@ REGULARIZERS = ("proximal", "penalty")
 STUDENTS = ("predictive", "entropy", "both", "dirichlet")
 ESTIMATORS = ("current", "running")
 CURRENT, RUNNING = ESTIMATORS
+ABSOLUTE, SQUARE = ENTROPY_LOSSES = ("absolute", "square")
 TEACHER, FITTED = "teacher", "fitted dirichlets"
 # Shares of an image that is masked: squares of 10, 15, 20, 23 and 26 pixels of MNIST's 28. Of the
 # paper's six, 0, 29 and 86.2 % are known, and of its sizes that of all; the others are ours, as are
@@ -223,6 +224,13 @@ class Settings:
         "of the expectations: current (under the current sample) or running (the mean so far); "
         "students of both learn the entropy from running means with either; empty: running in 3, "
         "both elsewhere",
+    )
+    entropy_loss: str = setting(
+        ABSOLUTE,
+        ABSOLUTE,
+        "absolute, as in released code: of the current sample it learns the median; square: the "
+        "mean of either",
+        choices=ENTROPY_LOSSES,
     )
     channel_multiplier: tuple[float, ...] = setting(
         (), (), "K1, times the teacher's channels; empty: 1, in 3 also 2 and 4", above=0, at_most=64

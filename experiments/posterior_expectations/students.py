@@ -9,7 +9,13 @@ import numpy as np
 import optax
 from scipy import special
 
-from experiments.posterior_expectations.settings import CURRENT, RUNNING, Settings, Student
+from experiments.posterior_expectations.settings import (
+    CURRENT,
+    RUNNING,
+    SQUARE,
+    Settings,
+    Student,
+)
 from kd import inference, losses, models, training
 from kd.inference import Expectation
 from kd.metrics import Uncertainties, dirichlet_uncertainties, uncertainties
@@ -82,12 +88,18 @@ def objective_of(
 ) -> Callable[[PyTree, Batch], Array]:
     """The mean over a batch of the student's loss, and its regularisers."""
 
+    def entropy_loss(found: Array, target: Array) -> Array:
+        off = found - target
+        return 0.5 * jnp.square(off) if settings.entropy_loss == SQUARE else jnp.abs(off)
+
     def loss(outputs: Array, targets: Batch, temperature: Array) -> Array:
         if student.kind == "predictive":
             probs = targets[f"probs.{student.estimator}"]
             return losses.cross_entropy(jax.nn.log_softmax(outputs), probs)
         if student.kind == "entropy":
-            return jnp.abs(jax.nn.softplus(outputs[0]) - targets[f"entropy.{student.estimator}"])
+            return entropy_loss(
+                jax.nn.softplus(outputs[0]), targets[f"entropy.{student.estimator}"]
+            )
         if student.kind == "dirichlet":
             target = targets[f"log_probs.{student.estimator}"]
             if student.estimator == CURRENT:
@@ -95,7 +107,7 @@ def objective_of(
             found = losses.dirichlet_negative_log_likelihood(outputs / temperature, target)
             return temperature**2 * found
         heads = models.predictive_and_entropy(outputs)
-        off = jnp.abs(heads.entropy - targets[f"entropy.{RUNNING}"])
+        off = entropy_loss(heads.entropy, targets[f"entropy.{RUNNING}"])
         return losses.cross_entropy(heads.log_probs, targets[f"probs.{student.estimator}"]) + off
 
     def objective(params: PyTree, batch: Batch) -> Array:

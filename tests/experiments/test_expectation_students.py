@@ -204,6 +204,8 @@ def test_objectives_by_hand():
     found, z, _ = objective({}, entropy, batch)
     off = np.abs(softplus(z[:, 0]) - np.asarray(batch["entropy.running"]))
     assert found == pytest.approx(off.mean(), rel=1e-5)
+    found, _, _ = objective({"entropy_loss": "square"}, entropy, batch)
+    assert found == pytest.approx(0.5 * np.mean(off**2), rel=1e-5)
     # A Dirichlet one, of two networks' answers; at first at a temperature of 2.
     members = rng.dirichlet(np.ones(3), size=(5, 2))
     own = batch | {"log_probs.current": jnp.asarray(np.log(members), jnp.float32)}

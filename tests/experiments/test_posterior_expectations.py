@@ -374,6 +374,10 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         ),
         ({"dataset": "toy", "outside": "", "model": "cnn"}, "--model=cnn is of images, and toy"),
         ({"fresh_masks": "true"}, "--fresh_masks gives every visit another input"),
+        (
+            {"student": "predictive", "entropy_loss": "square"},
+            "--entropy_loss is of students of entropy or both, and there are none.",
+        ),
         ({"temperature": 2}, "--temperature changes what each sample says, and running means"),
         ({"test_thin": 13}, "--test_thin must be at most --num_steps / --thin = 12"),
         ({"dataset": "toy"}, "--outside is of images, not of toy"),
