@@ -33,6 +33,12 @@ class FitState(NamedTuple):
     student: PyTree
 
 
+AT_ONCE = (
+    " So early it is the start, or what a batch holds: posterior expectations, say, are NaN of "
+    "logits, and of examples whose numbers are out of range."
+)
+
+
 class NonFiniteLossError(ArithmeticError):
     """A metric, or a student, became NaN or infinite.
 
@@ -44,7 +50,9 @@ class NonFiniteLossError(ArithmeticError):
     """
 
     def __init__(self, step: int, names: Sequence[str]):
-        super().__init__(f"the {' and the '.join(names)} became NaN or infinite at step {step}.")
+        why = AT_ONCE if step == 1 else ""
+        message = f"the {' and the '.join(names)} became NaN or infinite at step {step}.{why}"
+        super().__init__(message)
         self.step = step
         self.names = tuple(names)
 
