@@ -52,7 +52,7 @@ class Settings:
         "sentences by a law in which a negation turns the next word round",
     )
     method: tuple[str, ...] = setting(
-        METHODS,
+        tuple(one for one in METHODS if one not in ("embedding", "flow")),
         METHODS,
         "what the LSTM learns from; labels: alone; soft: the teacher's answers at a temperature; "
         "embedding, hidden, gram, flow: first the teacher's embeddings or hidden states through "
