@@ -99,14 +99,14 @@ class Settings:
     aux_hidden_size: int = setting(
         32, 128, "units of its last layer but one", at_least=1, at_most=100_000
     )
-    teacher_epochs: int = setting(30, 100, "of its training", at_least=1, at_most=100_000)
+    teacher_epochs: int = setting(20, 100, "of its training", at_least=1, at_most=100_000)
     aux_epochs: int = setting(
         30, 80, "of the auxiliary's, from labels", at_least=1, at_most=100_000
     )
     aux_transfer_epochs: int = setting(
         20, 40, "of the auxiliary's after that, from the teacher", at_least=1, at_most=100_000
     )
-    student_epochs: int = setting(40, 50, "of each student's", at_least=1, at_most=100_000)
+    student_epochs: int = setting(30, 50, "of each student's", at_least=1, at_most=100_000)
     batch_size: int = setting(100, 128, "examples a step", at_least=2, at_most=MOST)
     rate: float = setting(
         3e-3, 1e-3, "of Adam, at first; it falls along a cosine", above=0, at_most=1e6
