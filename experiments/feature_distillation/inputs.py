@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.feature_distillation.settings import Settings
 from experiments.flags import Options, UserError
+from experiments.images import check_pixels
 from kd import data, streams
 from kd.data import Dataset
 from kd.types import Array, Batch, Stream
@@ -44,7 +45,7 @@ def load(settings: Settings, options: Options) -> Loaded:
         raise UserError(
             f"{settings.dataset} has inputs {shape}, which are no images [height, width, channels]."
         )
-    _check_pixels(settings, shape)
+    check_pixels(shape, settings.pool_size)
     if settings.batch_size > len(dataset.train_x):
         raise UserError(
             f"--batch_size={settings.batch_size} is more than the {len(dataset.train_x)} training "
@@ -85,19 +86,6 @@ def check(settings: Settings) -> None:
             raise UserError(
                 f"--stage_channels has {channels}, which is not divided by the {groups} groups "
                 "that the teacher normalises by."
-            )
-
-
-def _check_pixels(settings: Settings, shape: tuple[int, ...]) -> None:
-    """Refuses images that the convolutions leave nothing of."""
-    side = min(shape[:2])
-    for pool in settings.pool_size:
-        side = (side - 2) // pool
-        if side < 1:
-            raise UserError(
-                f"images of {shape[0]} x {shape[1]} are too small for "
-                f"{len(settings.pool_size)} convolutions with --pool_size="
-                f"{','.join(map(str, settings.pool_size))}."
             )
 
 

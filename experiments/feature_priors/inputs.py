@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.feature_priors.settings import METHODS, Condition, Settings
 from experiments.flags import Options, UserError
+from experiments.images import check_pixels
 from kd import data, streams
 from kd.data import Dataset
 from kd.types import Batch, Stream
@@ -48,7 +49,7 @@ def load(settings: Settings, options: Options) -> Loaded:
         raise UserError(
             f"{settings.data_name} has {dataset.num_classes} classes, and {least} are needed."
         )
-    _check_pixels(settings, shape)
+    check_pixels(shape, settings.pool_size)
     source = None
     if settings.source:
         source = data.load(settings.source, data_dir=options.data_dir)
@@ -100,19 +101,6 @@ def check(settings: Settings) -> None:
         raise UserError(f"--student_hidden needs {matched} layers to match, or more.")
     if len(settings.teacher_channels) < matched:
         raise UserError(f"--teacher_channels needs {matched} layers to match, or more.")
-
-
-def _check_pixels(settings: Settings, shape: tuple[int, ...]) -> None:
-    """Refuses images that the convolutions leave nothing of."""
-    side = min(shape[:2])
-    for pool in settings.pool_size:
-        side = (side - 2) // pool
-        if side < 1:
-            raise UserError(
-                f"images of {shape[0]} x {shape[1]} are too small for "
-                f"{len(settings.pool_size)} convolutions with --pool_size="
-                f"{','.join(map(str, settings.pool_size))}."
-            )
 
 
 def num_kept_apart(settings: Settings, dataset: Dataset) -> int:

@@ -88,7 +88,7 @@ def _show_notes(settings: Settings) -> None:
         print("current: learned from the current sample; running: from running means.")
     if "both" in kinds:
         print("both: of the entropy all learn running means.")
-    if FITTED in Shown(settings, {}).names:
+    if "dirichlet" in kinds:
         print(f"{FITTED}: the likeliest at each input, given the teacher's answers.")
     if any(student.strength for student in students):
         print("lambda: of the group lasso, after which the student was pruned and fine-tuned.")
