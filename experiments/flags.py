@@ -50,7 +50,8 @@ class Options:
 
 OPTION_HELP = {
     "preset": "the value of every setting not given: ",
-    "workdir": "where to write, and from where to go on; under runs/ by default",
+    "workdir": "where to write, and from where to go on; by default below runs/, and named by "
+    "the settings that are given",
     "data_dir": "prepared TFDS data; TFDS_DATA_DIR by default",
     "cache_gb": "most memory for the teacher's answers to a data set, in GB; 4 by default",
     "checkpoint_seconds": "least time between two checkpoints; 30 by default",
@@ -175,14 +176,23 @@ def _expected(field: dataclasses.Field) -> str:
 def help_text(
     name: str, description: str, settings_class: type, options: Sequence[str] = ()
 ) -> str:
-    """The page `--help` prints: every flag with its value in each preset."""
+    """The page `--help` prints: every flag with its value in each preset.
+
+    A settings class may have `SECTIONS`, headings by the name of the first setting below each.
+    """
+    sections = getattr(settings_class, "SECTIONS", {})
     paragraphs = textwrap.dedent(description).strip().split("\n\n")
     lines = ["\n\n".join(textwrap.fill(paragraph, 78) for paragraph in paragraphs)]
     lines += ["", f"usage: python -m {name} [--flag=value ...]"]
     lines += ["", f"{'setting':<24}{'quick':<20}paper"]
     for field in dataclasses.fields(settings_class):
-        quick, paper = (_show(field.metadata[preset]) or "(none)" for preset in PRESETS)
-        lines.append(f"  --{field.name:<19} {quick:<19} {paper}")
+        if field.name in sections:
+            lines += ["", sections[field.name]]
+        quick, paper = (_show(field.metadata[preset]) or "(empty)" for preset in PRESETS)
+        if len(quick) < 20:
+            lines.append(f"  --{field.name:<19} {quick:<19} {paper}")
+        else:
+            lines += [f"  --{field.name}", f"      quick: {quick}", f"      paper: {paper}"]
         meaning = field.metadata["help"]
         if field.metadata["choices"] or field.type is bool:
             meaning += f" ({_expected(field)})"

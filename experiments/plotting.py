@@ -1,11 +1,13 @@
 """Matplotlib as every study uses it: the one place that imports it, without a screen."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 os.environ["MPLBACKEND"] = "Agg"  # Whatever it was; matplotlib reads it as it is imported.
 import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
 from matplotlib.axis import Axis  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
 
 from experiments.run import Run  # noqa: E402
@@ -54,6 +56,71 @@ def _label(axis: Axis, limits: tuple[float, float], format_fn: Callable[[float, 
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(FuncFormatter(format_fn))
     axis.set_minor_formatter(NullFormatter())
+
+
+def draw_rows(axis: plt.Axes, values: Sequence[np.ndarray], colours: Sequence[str]) -> None:
+    """A row for each method: the mean and one standard error, and every student as a tick."""
+    for place, (own, colour) in enumerate(zip(values, colours, strict=True)):
+        error = np.std(own, ddof=1) / len(own) ** 0.5 if len(own) > 1 else 0
+        axis.plot(own, np.full(len(own), place), "|", color=colour, alpha=0.5, markersize=8)
+        axis.errorbar(
+            np.mean(own), place, xerr=error, fmt="o", color=colour, markersize=5, capsize=3
+        )
+    axis.set_ylim(len(values) - 0.5, -0.5)
+    axis.grid(axis="y", visible=False)
+
+
+def explain_rows(
+    figure: plt.Figure, teacher: str | None = "teacher", colours: dict[str, str] | None = None
+) -> None:
+    """The legend of `draw_rows`: the dashed line of a teacher, and `colours` by their meaning."""
+    handles = [
+        Line2D([], [], color="grey", marker="o", label="mean ± one standard error"),
+        Line2D([], [], color="grey", marker="|", linestyle="", alpha=0.6, label="a student"),
+    ]
+    if teacher:
+        line = Line2D([], [], color="black", linestyle="--", linewidth=1, label=teacher)
+        handles.insert(0, line)
+    for meaning, colour in (colours or {}).items():
+        handles.append(Line2D([], [], color=colour, marker="o", linestyle="", label=meaning))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+
+
+def draw_matrices(
+    panels: dict[str, np.ndarray],
+    *,
+    columns: int,
+    label: str,
+    names: Sequence[str] = (),
+) -> plt.Figure:
+    """Matrices with entries from -1 to 1 side by side, by title, and what the colours mean.
+
+    `names` of their rows, shown at the left.
+    """
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        *(rows, columns),
+        figsize=(0.8 + max(4, 2 * columns), 0.5 + 2.1 * rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.ravel()[len(panels) :]:
+        axis.set_visible(False)
+    for index, (axis, (title, matrix)) in enumerate(
+        zip(axes.ravel(), panels.items(), strict=False)
+    ):
+        image = axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+        axis.set_title(title.replace(", ", "\n", 1), fontsize=8)
+        axis.set_xticks([])
+        shown = names if index % columns == 0 else ()
+        axis.set_yticks(range(len(shown)), shown)
+        axis.tick_params(labelsize=7)
+        axis.grid(visible=False)
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, ticks=(-1, 0, 1))
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
+    return figure
 
 
 def save(figure: plt.Figure, run: Run, name: str) -> None:

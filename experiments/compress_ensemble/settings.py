@@ -1,6 +1,7 @@
 """Settings of the study, with the quick and the paper's value of each."""
 
 import dataclasses
+from typing import ClassVar
 
 from experiments.flags import setting
 
@@ -24,6 +25,15 @@ ENSEMBLE_SETTINGS = (
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that decides a result."""
+
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "dataset": "what is done",
+        "num_members": "networks",
+        "batch_size": "training",
+        "derivative_weight": "losses",
+        "noise_scale": "generators",
+        "seed": "repeats",
+    }
 
     dataset: str = setting(
         "digits", "mnist", "digits, mnist, fashion_mnist, kmnist, or the path of an .npz"

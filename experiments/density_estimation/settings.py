@@ -1,6 +1,7 @@
 """Settings of the study, with the quick and the thesis's value of each."""
 
 import dataclasses
+from typing import ClassVar
 
 from experiments.flags import setting
 
@@ -12,6 +13,12 @@ ROUTES = ("one", "thinned", "parallel")
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that decides a result."""
+
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "num_points": "teacher",
+        "num_fitted": "students",
+        "num_repeats": "evaluation and repeats",
+    }
 
     num_points: tuple[int, ...] = setting(
         (5, 50, 500),

@@ -1,6 +1,7 @@
 """Settings of the study, with the quick and the large value of each."""
 
 import dataclasses
+from typing import ClassVar
 
 from experiments.flags import setting
 
@@ -13,6 +14,12 @@ MOST = 1_000_000_000  # Of anything that is counted: beyond it lies a slip of th
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that decides a result; the thesis has no figures for the paper preset."""
+
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "teacher": "what is done",
+        "num_components": "students",
+        "num_repeats": "evaluation and repeats",
+    }
 
     teacher: tuple[str, ...] = setting(
         ("banana", "logistic"),

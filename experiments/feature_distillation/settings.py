@@ -1,7 +1,7 @@
 """Settings of the study, with the quick and the paper's value of each."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from experiments.flags import setting
 
@@ -50,6 +50,14 @@ class Condition(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that decides a result."""
+
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "dataset": "what is done",
+        "stage_sizes": "networks",
+        "teacher_epochs": "training",
+        "flow_weight": "losses",
+        "num_queries": "evaluation and repeats",
+    }
 
     dataset: str = setting(
         "digits", "cifar10", "digits, mnist, fashion_mnist, kmnist, cifar10 or the path of an .npz"

@@ -5,16 +5,25 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.feature_priors.settings import Condition, Settings
+from experiments.feature_priors.settings import PRIORS, Condition
 from experiments.feature_priors.tables import TITLES, heading
 from experiments.feature_priors.tasks import Task
-from experiments.plotting import STYLE, label_values, plt, save
+from experiments.plotting import (
+    STYLE,
+    draw_matrices,
+    draw_rows,
+    explain_rows,
+    label_values,
+    plt,
+    save,
+)
 from experiments.run import Run
 from kd import metrics, models
 from kd.losses.features import linear_kernel
 
 SHOWN = 12  # Test inputs of each class in a kernel's picture.
-COLOURS = plt.get_cmap("tab10").colors
+COLOURS = {"without a features' prior": "tab:blue", "with one": "tab:orange"}
+ACCURACY, NLL = "test accuracy, %", "test NLL, nats"
 
 
 def _accuracies(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -25,7 +34,7 @@ def _nlls(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return -np.mean(metrics.label_log_prob(log_probs, labels), axis=1)
 
 
-MERITS = {"test accuracy, %": _accuracies, "test NLL, nats": _nlls}
+MERITS = {ACCURACY: _accuracies, NLL: _nlls}
 
 
 def draw(run: Run, task: Task, teachers: dict[str, Any], found: dict[Condition, Any]) -> None:
@@ -39,59 +48,44 @@ def draw(run: Run, task: Task, teachers: dict[str, Any], found: dict[Condition, 
 def _methods(
     run: Run, task: Task, teachers: dict[str, Any], found: dict[Condition, Any]
 ) -> plt.Figure:
-    """Accuracy and NLL of every method, by protocol and labels, with one standard error."""
+    """Accuracy and NLL of every method; a row for each share of labels, two columns a protocol."""
     settings, labels = run.settings, task.dataset.test_y
+    shares, chosen = settings.label_share, settings.methods
+    columns = [(protocol, title) for protocol in settings.protocols for title in MERITS]
     figure, axes = plt.subplots(
-        *(len(MERITS), len(settings.protocols)),
-        figsize=(1.6 + 3.4 * len(settings.protocols), 5.2),
+        *(len(shares), len(columns)),
+        figsize=(2 + 3 * len(columns), 1.2 + len(shares) * (0.6 + 0.25 * len(chosen))),
         squeeze=False,
         layout="constrained",
         sharey="row",
+        sharex="col",
     )
-    for column, protocol in enumerate(settings.protocols):
-        for axis, (title, merit_fn) in zip(axes[:, column], MERITS.items(), strict=True):
-            merits = {
-                (method, share): merit_fn(
-                    found[Condition(protocol, method, share)].log_probs, labels
-                )
-                for method in settings.methods
-                for share in settings.label_share
-            }
-            _points(axis, settings, merits)
-            for name, lesson in task.lessons.items():
-                if len(lesson.classes) == task.dataset.num_classes:
-                    own = merit_fn(teachers[name].log_probs[None], labels)[0]
-                    axis.axhline(own, color="black", linestyle="--", linewidth=1, label="teacher")
-            if column == 0:
-                axis.set_ylabel(title)
-        axes[0, column].set_title(heading(settings, protocol), fontsize=9)
-        axes[-1, column].set_xlabel("examples with labels")
-        axes[-1, column].set_yscale("log")
-        label_values(axes[-1, column])
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    colours = tuple(COLOURS.values())
+    # Of those that teach all classes.
+    alike = [
+        teachers[name].log_probs
+        for name, lesson in task.lessons.items()
+        if len(lesson.classes) == task.dataset.num_classes
+    ]
+    for row, share in zip(axes, shares, strict=True):
+        for axis, (protocol, title) in zip(row, columns, strict=True):
+            students = [found[Condition(protocol, method, share)] for method in chosen]
+            values = [MERITS[title](one.log_probs, labels) for one in students]
+            draw_rows(axis, values, [colours[method in PRIORS] for method in chosen])
+            for own in alike:
+                value = MERITS[title](own[None], labels)[0]
+                axis.axvline(value, color="black", linestyle="--", linewidth=1)
+        row[0].set_yticks(range(len(chosen)), [TITLES[method] for method in chosen])
+        row[0].set_ylabel(f"{100 * share:g} % of the labels")
+    for index, (protocol, title) in enumerate(columns):
+        axes[-1, index].set_xlabel(title)
+        if title == NLL:
+            axes[-1, index].set_xscale("log")
+            label_values(axes[-1, index], "x")
+        else:
+            axes[0, index].set_title(heading(settings, protocol), loc="left", fontsize=9)
+    explain_rows(figure, "teacher" if alike else None, COLOURS)
     return figure
-
-
-def _points(
-    axis: plt.Axes, settings: Settings, merits: dict[tuple[str, float], np.ndarray]
-) -> None:
-    """A point for each method, beside each other at each share of labels."""
-    shares, count = settings.label_share, len(settings.methods)
-    places = np.arange(len(shares))
-    for index, method in enumerate(settings.methods):
-        values = [merits[method, share] for share in shares]
-        errors = [np.std(one, ddof=1) / len(one) ** 0.5 if len(one) > 1 else 0 for one in values]
-        axis.errorbar(
-            places + 0.8 * ((index + 0.5) / count - 0.5),
-            [np.mean(one) for one in values],
-            errors,
-            fmt="o",
-            markersize=4,
-            color=COLOURS[index],
-            label=TITLES[method],
-        )
-    axis.set_xticks(places, [f"{100 * share:g} %" for share in shares])
-    axis.grid(axis="x", visible=False)
 
 
 def _kernels(
@@ -112,19 +106,7 @@ def _kernels(
         params = found[Condition(protocol, method, settings.label_share[0])].params
         first = jax.tree.map(lambda leaf: leaf[0], params)
         panels[TITLES[method]] = _gram(task.student, first, own, x)
-    columns = -(-len(panels) // 2)
-    figure, axes = plt.subplots(
-        *(2, columns), figsize=(1.9 * columns, 4.2), squeeze=False, layout="constrained"
-    )
-    for axis in axes.ravel():
-        axis.set_visible(False)
-    for axis, (title, gram) in zip(axes.ravel(), panels.items(), strict=False):
-        axis.set_visible(True)
-        axis.imshow(gram, cmap="RdBu_r", vmin=-1, vmax=1)
-        axis.set_title(title, fontsize=8)
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.grid(visible=False)
+    figure = draw_matrices(panels, columns=-(-len(panels) // 2), label="correlation")
     figure.suptitle("Correlations of test inputs in the matched layer, by class", fontsize=10)
     return figure
 

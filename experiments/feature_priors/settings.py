@@ -1,7 +1,7 @@
 """Settings of the study, with the quick and the paper's value of each."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from experiments.flags import setting
 
@@ -45,6 +45,17 @@ class Condition(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that decides a result."""
+
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "experiment": "what is done",
+        "label_share": "data",
+        "teacher_channels": "networks",
+        "teacher_epochs": "training",
+        "jitter": "features as a prior",
+        "num_compared": "a prior to sample under",
+        "temperature": "what it is compared with",
+        "num_repeats": "repeats",
+    }
 
     experiment: str = setting(
         "fashion",

@@ -1,6 +1,7 @@
 """Settings of the study, with the quick and the thesis's value of each."""
 
 import dataclasses
+from typing import ClassVar
 
 from experiments.flags import setting
 
@@ -13,6 +14,13 @@ MODES, LOSSES = ("batch", "online"), ("ce", "dse")
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that decides a result."""
+
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "dataset": "what is done",
+        "prior_variance": "teacher",
+        "num_members": "students",
+        "num_repeats": "evaluation and repeats",
+    }
 
     dataset: str = setting(
         "points",

@@ -121,6 +121,16 @@ class Settings:
     """Everything that decides a result."""
 
     OTHER_PRESETS: ClassVar[dict[str, dict[str, Any]]] = OTHER_PRESETS
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "experiment": "what is done",
+        "dataset": "data",
+        "model": "teacher",
+        "student": "students",
+        "student_batch": "students' training",
+        "unlabelled": "students' inputs",
+        "smoothing": "dirichlet students",
+        "test_thin": "evaluation and repeats",
+    }
 
     experiment: str = setting(
         "4",

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments import report
 from experiments.posterior_expectations import toy
-from experiments.posterior_expectations.settings import FITTED, TEACHER, Settings, Student
+from experiments.posterior_expectations.settings import FITTED, TEACHER, Chain, Settings, Student
 from experiments.posterior_expectations.tables import (
     COSTS,
     DRAW_SIZE,
@@ -18,6 +18,7 @@ from experiments.posterior_expectations.tables import (
     has_costs,
     labels,
     name_of,
+    title_of,
 )
 
 MOST_GROUPS = 3  # With tables of their own; more are crossed.
@@ -60,14 +61,14 @@ class Shown(NamedTuple):
 def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     """Prints the tables."""
     shown = Shown(settings, report.RowsByName(summary, workdir))
-    groups = list(dict.fromkeys(name_of(chain) for chain in settings.chains()))
+    groups = {name_of(chain): chain for chain in settings.chains()}
     if settings.dataset == toy.NAME:
-        _show_toy(shown, groups[0])
+        _show_toy(shown, next(iter(groups)))
     elif len(groups) > MOST_GROUPS:
         _show_crosses(shown)
     else:
-        for group in groups:
-            _show_group(shown, group)
+        for chain in groups.values():
+            _show_group(shown, chain)
     _show_notes(settings)
     report.print_end(summary, workdir)
 
@@ -115,12 +116,10 @@ def _show_toy(shown: Shown, group: str) -> None:
         print(f"NUTS's own chains disagree: R-hat {r_hat:.3f}.")
 
 
-def _show_group(shown: Shown, group: str) -> None:
+def _show_group(shown: Shown, chain: Chain) -> None:
     """Of one kind of chain: everything."""
-    size = int(group.split(",")[1])
-    share = shown.by_name[f"masked[{group}]"]["value"]
-    masks = f"{100 * share:.3g} % of each image masked" if share else "no masks"
-    title = f"{masks}, {f'{size:,}' if size else 'all'} examples"
+    group = name_of(chain)
+    title = title_of(chain, shown.by_name[f"masked[{group}]"]["value"])
     lines = [shown.line(name, group, MAIN) for name in shown.names]
     report.print_table(title, HEADER, lines)
     if has_costs(shown.settings):
@@ -185,7 +184,13 @@ def _has(shown: Shown, figure: str, student: Student) -> bool:
 def _show_costs(shown: Shown, group: str) -> None:
     """NLL beside what a prediction costs; a star where no cheaper student is as good."""
     found = [
-        (name, *(shown.by_name[f"{figure}[{group},{name}]"]["value"] for figure in ("nll", *COSTS)))
+        (
+            name,
+            *(
+                shown.by_name[f"{figure}[{group},{name}]"]["value"]
+                for figure in ("nll", "units", *COSTS)
+            ),
+        )
         for name in shown.names
         if all(f"{figure}[{group},{name}]" in shown.by_name for figure in ("nll", "flops"))
     ]
@@ -193,13 +198,28 @@ def _show_costs(shown: Shown, group: str) -> None:
         return
     losses = np.array([one[1] for one in found])
     stars = [
-        set(frontier(np.array([one[2 + index] for one in found]), losses).tolist())
+        set(frontier(np.array([one[3 + index] for one in found]), losses).tolist())
         for index in range(len(COSTS))
     ]
     lines = []
-    for index, (name, nll, *cost) in enumerate(found):
+    for index, (name, nll, units, *cost) in enumerate(found):
         cells = (f"{cost[0]:,.0f}", f"{cost[1] / 1e3:,.0f}", f"{cost[2]:.2f}")
         marked = [c + ("*" if index in s else " ") for c, s in zip(cells, stars, strict=True)]
-        lines.append([labels(shown.settings)[name], f"{nll:.4f}", *marked])
-    report.print_table("what a student costs", ["", "NLL", "parameters", "kFLOP", "ms"], lines)
-    print(f"* no cheaper student is as good; the time is of {TIMED_INPUTS} inputs at once.")
+        lines.append([labels(shown.settings)[name], f"{nll:.4f}", f"{units:,.0f}", *marked])
+    header = ["", "NLL", "units", "parameters", "kFLOP", "ms"]
+    report.print_table("what a student costs", header, lines)
+    print("units: hidden, and channels. * No cheaper student is as good; the time is of")
+    print(f"{TIMED_INPUTS} inputs at once.")
+    _show_whole(shown, {name: units for name, _, units, *_ in found})
+
+
+def _show_whole(shown: Shown, units: dict[str, float]) -> None:
+    """Students that pruning left as they were."""
+    sizes = {student: units.get(student.name) for student in shown.settings.students()}
+    whole = [
+        labels(shown.settings)[student.name]
+        for student, size in sizes.items()
+        if student.strength and size and size == sizes.get(student._replace(strength=0.0))
+    ]
+    if whole:
+        print(f"Pruning removed nothing of: {'; '.join(whole)}.")

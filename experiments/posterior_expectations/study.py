@@ -226,8 +226,14 @@ def stream_of(
         num_chains=teachers.width(settings),
         max_bytes=1e9 * run.options.cache_gb,
     )
+    title = tables.title_of(chain, inputs.share_of(chain.mask_rate, unlabelled))
     size = streams.estimate_bytes(stream)
-    report.say(f"chain[{chain.name}]", f"estimates at {len(unlabelled):,} examples: {size:,} bytes")
+    report.say(
+        f"chain[{chain.name}]", f"{title}, chain {chain.repeat + 1} of {settings.num_repeats}"
+    )
+    if not teachers.is_stored(settings):
+        report.say("", f"a step is one of the students', and {settings.thin} of the chain")
+    report.say("", f"estimates at {len(unlabelled):,} examples: {size:,} bytes")
     if any(settings.dropout):
         stream = streams.with_keys(stream)
     return streams.numbered(stream)

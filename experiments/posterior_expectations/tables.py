@@ -10,7 +10,7 @@ from experiments.posterior_expectations import inputs, toy
 from experiments.posterior_expectations.judging import TEST, Judged, Learned
 from experiments.posterior_expectations.settings import TEACHER, Chain, Settings, Student
 from experiments.report import Row, mean_row
-from kd import metrics
+from kd import metrics, models
 from kd.data import Dataset
 from kd.metrics import Uncertainties
 
@@ -41,12 +41,13 @@ def rows(
 
 
 def cost_rows(found: dict[Chain, dict[str, Learned]], x: np.ndarray) -> list[Row]:
-    """Parameters, arithmetic and measured time of each student's prediction."""
+    """Hidden units, parameters, arithmetic and measured time of each student's prediction."""
     x = jnp.asarray(np.resize(x, (TIMED_INPUTS, *x.shape[1:])))
 
     def of(learned: Learned) -> dict[str, float]:
         compiled = costs.compile_batch(learned.model.apply, learned.params, x)
         return {
+            "units": float(sum(map(len, models.group_norms(learned.params).values()))),
             "parameters": float(costs.num_parameters(learned.params)),
             "flops": costs.flops(compiled, TIMED_INPUTS),
             "latency": costs.milliseconds(lambda: compiled(learned.params, x), rounds=TIMED_ROUNDS),
@@ -116,6 +117,12 @@ def frontier(cost: np.ndarray, loss: np.ndarray) -> np.ndarray:
 def name_of(chain: Chain) -> str:
     """Of a kind of chain."""
     return f"{chain.mask_rate:g},{chain.train_size}"
+
+
+def title_of(chain: Chain, share: float) -> str:
+    """A kind of chain in words; `share` of an image is masked."""
+    masks = f"{100 * share:.3g} % of each image masked" if share else "no masks"
+    return f"{masks}, {f'{chain.train_size:,}' if chain.train_size else 'all'} examples"
 
 
 def hidden_of(settings: Settings, student: Student) -> str:

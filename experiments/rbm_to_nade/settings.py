@@ -1,6 +1,7 @@
 """Settings of the study, with the quick and the paper's value of each."""
 
 import dataclasses
+from typing import ClassVar
 
 from experiments.flags import setting
 
@@ -17,6 +18,14 @@ MOST = 1_000_000  # Of anything that is counted: beyond it lies a slip of the ke
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that decides a result."""
+
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "dataset": "data",
+        "rbm": "teacher",
+        "loss": "students",
+        "offset": "evaluation",
+        "seed": "repeats",
+    }
 
     dataset: str = setting(
         "digits",

@@ -1,7 +1,7 @@
 """Settings of the study, with the quick and the paper's value of each."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from experiments.flags import setting
 
@@ -44,6 +44,15 @@ class Condition(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Everything that decides a result."""
+
+    SECTIONS: ClassVar[dict[str, str]] = {
+        "dataset": "what is done",
+        "num_sentences": "sentences",
+        "teacher_layers": "networks",
+        "teacher_epochs": "training",
+        "temperature": "soft targets",
+        "num_repeats": "repeats",
+    }
 
     dataset: str = setting(
         NEGATIONS,

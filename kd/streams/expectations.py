@@ -81,7 +81,8 @@ def posterior_expectations(
       TypeError: for expectations that are none or not by name, a function that returns no floating
         array, inputs that are no stream of batches by name, or numbers that are no integers.
       ValueError: as `chain`; for no expectation, a name that the batch has already, an N
-        missing, a value that is empty; log-probabilities that are no vector.
+        missing, a value that is empty; log-probabilities that are no vector, or that at an input
+        of zeros do not sum to 1.
       CacheTooLargeError: if the estimates would take more than `max_bytes`.
 
     Example:
@@ -129,6 +130,7 @@ def posterior_expectations(
         if num_chains is None and _may_be_several(position):
             error.add_note("If position holds several chains, num_chains must say how many.")
         raise
+    _check_normalized(log_prob_fn, weights, inputs)
     needed = _num_bytes(empty)
     if max_bytes is not None and not needed <= max_bytes:  # Negated: NaN allows nothing.
         raise CacheTooLargeError(
@@ -261,6 +263,24 @@ def _check_estimator(name: str, estimator: PyTree, memory: PyTree, value: PyTree
         )
 
 
+def _check_normalized(
+    log_prob_fn: Callable[[PyTree, Array], Array], weights: PyTree, inputs: Stream
+) -> None:
+    """Raises ValueError if the answer to an input of zeros is none of log-probabilities.
+
+    Traced weights pass, and so does NaN: what it says, the batches' estimates say too.
+    """
+    _, one = _shapes_of(inputs)
+    zeros = jnp.zeros(one.shape, one.dtype)
+    total = jnp.sum(jnp.exp(log_prob_fn(weights, zeros)))
+    if isinstance(total, jax.core.Tracer) or not abs(total - 1) >= checks.SUM_TOLERANCE:
+        return
+    raise ValueError(
+        "log_prob_fn must return log-probabilities; at an input of zeros their exponentials sum "
+        f"to {float(total):.3g}, not 1 (jax.nn.log_softmax makes them of logits)."
+    )
+
+
 def _may_be_several(position: PyTree) -> bool:
     """Whether all leaves have a leading axis of one length."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(position)]
@@ -281,6 +301,17 @@ def _log_probs(
     return jnp.swapaxes(checks.log_probs_or_nan(log_probs), 0, 1)
 
 
+def _shapes_of(inputs: Stream) -> tuple[Batch, jax.ShapeDtypeStruct]:
+    """Of a batch, and of one example."""
+    key = jax.random.key(0)
+    _, batch = jax.eval_shape(lambda: inputs.next(key, inputs.init(key)))
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"inputs must be batches by name, got {type(batch).__name__}.")
+    if "x" not in batch:
+        raise ValueError(f"inputs must have examples under 'x', got {sorted(batch)}.")
+    return batch, jax.ShapeDtypeStruct(batch["x"].shape[1:], batch["x"].dtype)
+
+
 def _memories(
     weights: PyTree,
     log_prob_fn: Callable[[PyTree, Array], Array],
@@ -289,14 +320,7 @@ def _memories(
     num_examples: int | None,
 ) -> tuple[PyTree, dict[str, PyTree]]:
     """Counts and memories before the first visit."""
-    batch = jax.eval_shape(lambda: inputs.next(jax.random.key(0), inputs.init(jax.random.key(0))))[
-        1
-    ]
-    if not isinstance(batch, Mapping):
-        raise TypeError(f"inputs must be batches by name, got {type(batch).__name__}.")
-    if "x" not in batch:
-        raise ValueError(f"inputs must have examples under 'x', got {sorted(batch)}.")
-    one = jax.ShapeDtypeStruct(batch["x"].shape[1:], batch["x"].dtype)
+    batch, one = _shapes_of(inputs)
     log_probs = jax.eval_shape(log_prob_fn, weights, one)
     checks.check_rank("log_prob_fn's answer", log_probs, 1)
     memories = {}

@@ -402,8 +402,9 @@ def test_default_workdir_tells_settings_apart():
 
 
 class Other(Toy):
-    """The same settings, and one preset more."""
+    """The same settings, one preset more, and headings."""
 
+    SECTIONS: typing.ClassVar = {"name": "first", "mode": "then"}
     OTHER_PRESETS: typing.ClassVar = {"small": {"count": 1, "shares": (0.5,)}}
 
 
@@ -418,6 +419,9 @@ def test_a_preset_of_its_own_is_papers_with_changes():
     page = help_text("experiments.toy", "One line.", Other)
     assert "--preset=small is paper with" in page and "  --count=1 --shares=0.5" in page
     assert default_workdir("experiments.toy", "small", small).endswith("/small+rate=1")
+    headings = [line for line in page.splitlines() if line in ("first", "then")]
+    assert headings == ["first", "then"]
+    assert page.index("\nfirst\n  --name") < page.index("\nthen\n  --mode ")
 
 
 def test_every_preset_of_the_studies_resolves_to_values_that_flags_could_give():

@@ -54,7 +54,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert names == {f"{name},0.25,0,0".replace(",", "-") for name in FOUR}
     # Two answers of ten classes, an entropy and a count, of each.
     assert f"estimates at 1,200 examples: {1200 * 4 * 22:,} bytes" in finished.stdout
-    shown = finished.stdout[finished.stdout.index("25 % of each image masked") :]
+    shown = finished.stdout[finished.stdout.rindex("25 % of each image masked") :]
     assert max(map(len, shown[: shown.index("Look at")].splitlines())) <= 80
 
 
@@ -72,6 +72,7 @@ def test_rows_of_teacher_and_students(finished):
     # 64 inputs, two layers of 8, and 11 outputs.
     assert values["parameters[0.25,0,both,running,1x1]"] == 65 * 8 + 9 * 8 + 9 * 11
     assert values["flops[0.25,0,both,running,1x1]"] >= 2 * (64 * 8 + 8 * 8 + 8 * 11)
+    assert values["units[0.25,0,both,running,1x1]"] == 16
     assert values["latency[0.25,0,both,running,1x1]"] > 0
     rows = finished.metrics()["chain[0.25,0,1]"]
     assert int(rows[-1]["step"]) == 12 and float(rows[-1]["teacher.samples"]) == 3
@@ -95,11 +96,11 @@ SEARCH = ONE | {
 
 @pytest.fixture(scope="module", params=["proximal", "penalty"])
 def searched(request, tmp_path_factory):
-    """One strength that empties some units, and, by proximal steps, one that empties them all."""
+    """A strength that empties some units; by proximal steps ones for all, and none, of them too."""
     path = tmp_path_factory.mktemp("search") / "run"
     given = SEARCH | {"regularizer": request.param}
     if request.param == "proximal":
-        given |= {"regularizer_strength": "180,5000"}
+        given |= {"regularizer_strength": "180,5000,0.001"}
     else:
         given |= {"regularizer_strength": 20, "threshold": 0.25, "student_rate": 0.01}
     with study_runs.unverified_exports():
@@ -122,6 +123,10 @@ def test_a_pruned_student_is_smaller_and_is_what_its_file_says(searched):
     names = ("training", "entropies", "uncertainties", "costs")
     check_figures(finished, {f"{name}-0.25-0.png" for name in names})
     assert "what a student costs" in finished.stdout
+    assert values["units[0.25,0,both,running,1x2]"] == 32
+    assert 2 <= values[f"units[0.25,0,{few}]"] < 32
+    is_told = "Pruning removed nothing of: 1x2 lambda 0.001." in finished.stdout
+    assert is_told == (given["regularizer"] == "proximal")
 
 
 def test_a_student_that_would_lose_a_layer_is_left_out_with_a_warning(searched):
@@ -132,6 +137,7 @@ def test_a_student_that_would_lose_a_layer_is_left_out_with_a_warning(searched):
     assert "both,running,1x2,5000 is left out" in finished.stderr
     assert "Dense_0 has no weights left, and no threshold keeps a unit of it." in finished.stderr
     assert "A smaller --regularizer_strength would leave some." in finished.stderr
+    assert "both,running,1x2,0.001 lost no unit" in finished.stderr
     assert not any(",5000]" in name for name in finished.values())
 
 

@@ -369,17 +369,31 @@ def test_a_number_of_no_example_harms_no_other():
 
 
 def test_logits_are_no_log_probabilities():
-    """They make NaN, at a visit and in the means over test inputs."""
+    """They are refused, and where that cannot be they make NaN, at a visit and in means."""
     found = expectations(current_sample())
-    stream = posterior_expectations(
-        *(NOISE, jnp.zeros((3, 2)), lambda w, x: w @ x + 1, found), streams.resample(DATA, 2)
-    )
-    _, batches = run(stream, 1)
-    assert np.isnan(batches[0]["probs"]).all() and np.isnan(batches[0]["entropy"]).all()
+
+    def stream_from(weights, log_prob_fn):
+        inputs = streams.resample(DATA, 2)
+        return posterior_expectations(NOISE, weights, log_prob_fn, found, inputs)
+
+    with pytest.raises(ValueError, match=r"zeros their exponentials sum to 8\.15, not 1"):
+        stream_from(jnp.zeros((3, 2)), lambda w, x: w @ x + 1)
+
+    @jax.jit
+    def first(weights):
+        stream = stream_from(weights, lambda w, x: w @ x + 1)
+        return stream.next(jax.random.key(1), stream.init(jax.random.key(0)))[1]
+
+    for batch in (
+        first(jnp.zeros((3, 2))),
+        # At zeros there is nothing to see.
+        run(stream_from(jnp.zeros((3, 2)), lambda w, x: w @ x - jnp.log(3.0)), 1)[1][0],
+    ):
+        assert np.isnan(batch["probs"]).all() and np.isnan(batch["entropy"]).all()
     update = training.monte_carlo(
         lambda w, x: w @ x + 1, {"probs": inference.predictive}, DATA["x"]
     )
-    state, _ = update.apply(update.init(jnp.zeros((3, 2))), batches[0])
+    state, _ = update.apply(update.init(jnp.zeros((3, 2))), batch)
     assert np.isnan(state.means["probs"]).all()
 
 
