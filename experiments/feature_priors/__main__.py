@@ -3,8 +3,12 @@
 Fitzsimons, Schmon and Roberts (2019), "Implicit priors for knowledge sharing in Bayesian neural
 networks". A convolutional teacher; students of dense layers, which learn from labels, from the
 teacher's answers, or first, without labels, from its features. As the paper has it, and again
-with the same care for every method; with all labels and with few. And the posterior of all
-weights under such a prior, which the paper describes and does not run.
+with the same care for every method; with all labels and with few (the teacher has them all). And
+the posterior of all weights under such a prior, which the paper describes and does not run.
+
+The paper gives epochs, numbers of layers and some of their units; optimisers, rates, batches,
+channels, the strength of soft targets and of noise, the kernels' jitter and the share of epochs
+that features have are ours.
 """
 
 from experiments import flags

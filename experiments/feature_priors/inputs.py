@@ -49,7 +49,7 @@ def load(settings: Settings, options: Options) -> Loaded:
         raise UserError(
             f"{settings.data_name} has {dataset.num_classes} classes, and {least} are needed."
         )
-    check_pixels(shape, settings.pool_size)
+    check_pixels(shape, settings.pools)
     source = None
     if settings.source:
         source = data.load(settings.source, data_dir=options.data_dir)
@@ -63,7 +63,12 @@ def load(settings: Settings, options: Options) -> Loaded:
 
 def check_sizes(settings: Settings, dataset: Dataset) -> None:
     """Refuses batches larger than what there is, and shares of nothing."""
-    smallest = len(dataset.train_x) - num_kept_apart(settings, dataset)
+    for share in settings.label_share:
+        count = num_labelled(settings, dataset, share)
+        if count < 2:
+            raise UserError(f"--label_share={share:g} leaves fewer than two examples with a label.")
+    most = max(num_labelled(settings, dataset, share) for share in settings.label_share)
+    smallest = len(dataset.train_x) - num_kept_apart(settings, most)
     if settings.batch_size > smallest:
         raise UserError(
             f"--batch_size={settings.batch_size} is more than the {smallest} examples there are "
@@ -74,17 +79,14 @@ def check_sizes(settings: Settings, dataset: Dataset) -> None:
             f"--num_compared={settings.num_compared} is more than the {len(dataset.train_x)} "
             "training images there are."
         )
-    for share in settings.label_share:
-        if round(share * smallest) < 1:
-            raise UserError(f"--label_share={share:g} leaves no example with a label.")
 
 
 def check(settings: Settings) -> None:
     """Refuses settings that do not go together."""
-    if len(settings.pool_size) != len(settings.teacher_channels):
+    if len(settings.pools) != len(settings.channels):
         raise UserError(
-            f"--pool_size has {len(settings.pool_size)} values, and --teacher_channels "
-            f"{len(settings.teacher_channels)}: give as many."
+            f"--pool_size has {len(settings.pools)} values, and --teacher_channels "
+            f"{len(settings.channels)}: give as many."
         )
     if len(set(settings.method)) < len(settings.method):
         raise UserError(f"--method names a value twice: {','.join(settings.method)}.")
@@ -97,24 +99,47 @@ def check(settings: Settings) -> None:
     if settings.source and settings.experiment != "transfer":
         raise UserError(f"--source is of --experiment=transfer, not of {settings.experiment}.")
     matched = 2 if settings.experiment == "cifar" else 1
-    if len(settings.student_hidden) < matched:
+    if len(settings.hidden) < matched:
         raise UserError(f"--student_hidden needs {matched} layers to match, or more.")
-    if len(settings.teacher_channels) < matched:
+    if len(settings.channels) < matched:
         raise UserError(f"--teacher_channels needs {matched} layers to match, or more.")
 
 
-def num_kept_apart(settings: Settings, dataset: Dataset) -> int:
-    """Training examples to choose a rate by."""
-    return max(1, round(settings.kept_apart * len(dataset.train_x)))
+def num_labelled(settings: Settings, dataset: Dataset, share: float) -> int:
+    """Training examples that have labels."""
+    return round(share * len(dataset.train_x))
 
 
-def without_kept_apart(settings: Settings, dataset: Dataset) -> tuple[Dataset, np.ndarray]:
-    """What is tested on the examples kept apart, to choose a rate by; and which the others are."""
-    count = num_kept_apart(settings, dataset)
+def num_kept_apart(settings: Settings, count: int) -> int:
+    """Of so many labelled examples, those to choose a rate by."""
+    return min(max(1, round(settings.kept_apart * count)), count - 1)
+
+
+class Split(NamedTuple):
+    """Numbers of training examples.
+
+    Attributes:
+      told: those that the teachers speak of.
+      labelled: those with labels, which are among them.
+      apart: those to choose a rate by.
+    """
+
+    told: np.ndarray
+    labelled: np.ndarray
+    apart: np.ndarray
+
+
+def split_of(settings: Settings, dataset: Dataset, share: float, *, is_trial: bool) -> Split:
+    """Which examples have labels, the same for every method; in a trial some are kept apart.
+
+    Those are labelled ones, so that a method chooses its rate by no more labels than it has. Of a
+    smaller share the labelled examples are among those of a larger one.
+    """
     order = np.random.default_rng(settings.seed).permutation(len(dataset.train_x))
-    apart, rest = order[:count], order[count:]
-    x, y = dataset.train_x, dataset.train_y
-    return Dataset(x[rest], y[rest], x[apart], y[apart], dataset.num_classes), rest
+    labelled = order[: num_labelled(settings, dataset, share)]
+    count = num_kept_apart(settings, len(labelled)) if is_trial else 0
+    apart, labelled = labelled[:count], labelled[count:]
+    return Split(np.setdiff1d(np.arange(len(order)), apart), labelled, apart)
 
 
 def num_steps(settings: Settings, dataset: Dataset, num_epochs: int) -> int:
@@ -129,11 +154,10 @@ def examples(settings: Settings, dataset: Dataset) -> Stream:
     )
 
 
-def labelled_part(settings: Settings, dataset: Dataset, share: float) -> Batch:
-    """The examples with labels, the same for every method."""
-    count = max(1, round(share * len(dataset.train_x)))
-    part = data.subsample(dataset, count, seed=settings.seed)
-    return {"labelled_x": jnp.asarray(part.train_x), "labelled_y": jnp.asarray(part.train_y)}
+def labelled_part(dataset: Dataset, split: Split) -> Batch:
+    """The examples with labels."""
+    x, y = dataset.train_x[split.labelled], dataset.train_y[split.labelled]
+    return {"labelled_x": jnp.asarray(x), "labelled_y": jnp.asarray(y)}
 
 
 def batches(settings: Settings, condition: Condition, told: Batch, labelled: Batch) -> Stream:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.feature_priors.settings import HINTED, WRITTEN, Condition, Settings
+from experiments.feature_priors.settings import HINTED, SGD, Condition, Settings
 from experiments.feature_priors.tasks import Link, Task
 from kd import losses, models, training
 from kd.losses import features
@@ -84,7 +84,7 @@ def prior(settings: Settings, links: Sequence[Link], model: nn.Module) -> Object
         own = jax.vmap(lambda x: features_fn(params["student"], x))(batch["x"])
         divergences = [
             features.gaussian_process_kl(
-                own[link.own], batch["features"][link.told], jitter=settings.jitter
+                link.units(own[link.own]), batch["features"][link.told], jitter=settings.jitter
             )
             for link in links
         ]
@@ -145,6 +145,6 @@ def answers(settings: Settings, condition: Condition, model: nn.Module) -> Objec
 
 
 def _optimizer(condition: Condition, rate: float, num_steps: int) -> optax.GradientTransformation:
-    if condition.protocol == WRITTEN:
+    if condition.protocol == SGD:
         return optax.sgd(rate)
     return optax.adam(optax.cosine_decay_schedule(rate, num_steps))

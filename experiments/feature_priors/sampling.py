@@ -38,7 +38,8 @@ def posterior(
       evaluate_fn: weights `[R, ...]` to log-probabilities `[R, M, C]` of the test inputs.
     """
     settings = run.settings
-    labelled = inputs.labelled_part(settings, task.dataset, condition.share)
+    split = inputs.split_of(settings, task.dataset, condition.share, is_trial=False)
+    labelled = inputs.labelled_part(task.dataset, split)
     examples = {"x": labelled["labelled_x"], "y": labelled["labelled_y"]}
     log_posterior_fn = log_posterior_of(settings, task, told, condition, len(examples["y"]))
     stream = streams.resample(examples, min(settings.batch_size, len(examples["y"])))
@@ -90,7 +91,7 @@ def maximise(
     stream: Stream,
     num_examples: int,
 ) -> PyTree:
-    """Maxima found from starts and by minibatches of their own, each leaf `[R, ...]`."""
+    """Maxima, each from a start and by minibatches of its own, each leaf `[R, ...]`."""
     settings = run.settings
     num_steps = inputs.num_steps(settings, task.dataset, settings.student_epochs)
     schedule = optax.cosine_decay_schedule(settings.maximum_rate, num_steps)
@@ -98,7 +99,7 @@ def maximise(
         lambda params, batch: -log_posterior_fn(params, batch) / num_examples, optax.adam(schedule)
     )
     phase = f"maximum[{condition.name}]"
-    key = run.key(phase)
+    key = run.key("students")
     keys = jax.random.split(jax.random.fold_in(key, 1), settings.num_repeats)
     x = jnp.asarray(task.dataset.train_x[0])
     starts = jax.vmap(lambda key: update.init(task.student.init(key, x)))(keys)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from experiments.feature_priors import figures, inputs, methods, sampling, tables, tasks
-from experiments.feature_priors.settings import FAIR, Condition, Settings
+from experiments.feature_priors.settings import SGD, WRITTEN, Condition, Settings
 from experiments.feature_priors.tasks import Task
 from experiments.flags import Options
 from experiments.report import Row
@@ -21,7 +21,6 @@ from kd.export import export_student
 from kd.types import Array, Batch, PyTree
 
 EXPERIMENT = "feature_priors"
-TEACHER_RATE = 1e-3  # Of its Adam, along a cosine to 0.
 NUM_POINTS = 6  # Of a curve.
 BLOCK = 500  # Inputs at once, at the test.
 
@@ -96,7 +95,7 @@ def train_teacher(run: Run, name: str, task: Task) -> Teacher:
         one_hot = jax.nn.one_hot(batch["y"], dataset.num_classes)
         return jnp.mean(jax.vmap(losses.cross_entropy)(log_probs, one_hot))
 
-    optimizer = optax.adam(optax.cosine_decay_schedule(TEACHER_RATE, num_steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(settings.teacher_rate, num_steps))
     update = training.gradient(objective, optimizer)
     phase = f"teacher[{name}]"
     key = run.key(phase)
@@ -150,12 +149,13 @@ def distil(
     settings = run.settings
     given = {name: teacher.params for name, teacher in teachers.items()}
     train_ = partial(train, run, teachers=given, condition=condition)
-    rate = settings.written_rate
-    if condition.protocol == FAIR:
+    rate = {WRITTEN: settings.teacher_rate, SGD: settings.sgd_rate}.get(condition.protocol)
+    if rate is None:
         rate = settings.rate[0]
         if len(settings.rate) > 1:
             rate = choose_rate(run, task, told, condition, train_)
-    labelled = inputs.labelled_part(settings, task.dataset, condition.share)
+    split = inputs.split_of(settings, task.dataset, condition.share, is_trial=False)
+    labelled = inputs.labelled_part(task.dataset, split)
     phase = f"students[{condition.name}]"
     return train_(phase, task, told, labelled, rate=rate, num_repeats=settings.num_repeats)
 
@@ -171,11 +171,17 @@ def infer(run: Run, task: Task, told: Batch, condition: Condition) -> Students:
 def choose_rate(
     run: Run, task: Task, told: Batch, condition: Condition, train_: Callable[..., Students]
 ) -> float:
-    """The rate whose student is best on examples kept apart, of those tried."""
-    settings = run.settings
-    part, rest = inputs.without_kept_apart(settings, task.dataset)
-    told = jax.tree.map(lambda leaf: leaf[rest], told)
-    labelled = inputs.labelled_part(settings, part, condition.share)
+    """The rate whose student is best on labelled examples kept apart, of those tried."""
+    settings, whole = run.settings, task.dataset
+    split = inputs.split_of(settings, whole, condition.share, is_trial=True)
+    labelled = inputs.labelled_part(whole, split)
+    part = whole._replace(
+        train_x=whole.train_x[split.told],
+        train_y=whole.train_y[split.told],
+        test_x=whole.train_x[split.apart],
+        test_y=whole.train_y[split.apart],
+    )
+    told = jax.tree.map(lambda leaf: leaf[split.told], told)
     scores = {}
     for rate in settings.rate:
         phase = f"rate[{condition.name},{rate:g}]"
@@ -196,11 +202,11 @@ def train(
     rate: float,
     num_repeats: int,
 ) -> Students:
-    """Students from starts and by minibatches of their own."""
+    """Students, each from a start and by minibatches of its own; of every method from the same."""
     settings = run.settings
     num_steps = inputs.num_steps(settings, task.dataset, settings.student_epochs)
     update = methods.update_of(settings, condition, task, rate=rate, num_steps=num_steps)
-    key = run.key(phase)
+    key = run.key("students")
     starts = jax.vmap(lambda key: methods.start_of(condition, task, told, teachers, key))(
         jax.random.split(jax.random.fold_in(key, 1), num_repeats)
     )

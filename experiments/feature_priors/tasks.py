@@ -5,9 +5,10 @@ from typing import NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from experiments.feature_priors.settings import HINTED, PRIORS, Settings
+from experiments.feature_priors.settings import EXPERTS, HINTED, PRIORS, Settings
 from kd import models
 from kd.data import Dataset
+from kd.types import Array
 
 
 class Lesson(NamedTuple):
@@ -31,16 +32,24 @@ class Link(NamedTuple):
       own: the student's.
       teacher: whose.
       layer: the teacher's.
+      part: which of how many equal parts of the student's units; all of them by default.
     """
 
     own: str
     teacher: str
     layer: str
+    part: tuple[int, int] = (0, 1)
 
     @property
     def told(self) -> str:
         """Under which name a batch has the teacher's features."""
         return f"{self.teacher}/{self.layer}"
+
+    def units(self, features: Array) -> Array:
+        """The part of a batch of the student's features, `[N, ...]` to `[N, ...]`."""
+        index, count = self.part
+        edges = [features.shape[-1] * i // count for i in (index, index + 1)]
+        return features[..., slice(*edges)]
 
 
 class Task(NamedTuple):
@@ -64,6 +73,9 @@ class Task(NamedTuple):
         """Those that a method matches."""
         if method.startswith("expert_"):
             return tuple(link for link in self.links if link.teacher == method.split("_")[1])
+        if method == EXPERTS:
+            count = len(self.links)
+            return tuple(link._replace(part=(i, count)) for i, link in enumerate(self.links))
         return self.links if method in (*HINTED, *PRIORS) else ()
 
 
@@ -74,7 +86,7 @@ def task_of(settings: Settings, dataset: Dataset, source: Dataset | None) -> Tas
     if settings.experiment == "transfer":
         return _transfer(settings, dataset, source)
     lesson = Lesson(_convolutional(settings, dataset), dataset, tuple(range(dataset.num_classes)))
-    last = len(settings.teacher_channels) - 1
+    last = len(settings.channels) - 1
     layers = [last]
     if settings.experiment == "cifar":
         layers = [last // 2, last]
@@ -95,7 +107,7 @@ def _experts(settings: Settings, dataset: Dataset) -> Task:
     lessons, links = {}, []
     for index, classes in enumerate(groups):
         part = of_classes(dataset, classes)
-        channels = tuple(max(1, size * (2 + index) // 2) for size in settings.teacher_channels)
+        channels = tuple(max(1, size * (2 + index) // 2) for size in settings.channels)
         model = _convolutional(settings, part).clone(channels=channels)
         lessons[str(index)] = Lesson(model, part, tuple(classes))
         links.append(Link("hidden_0", str(index), f"Conv_{len(channels) - 1}"))
@@ -110,7 +122,7 @@ def _transfer(settings: Settings, dataset: Dataset, source: Dataset | None) -> T
         source = of_classes(dataset, range(half))
         dataset = of_classes(dataset, range(half, dataset.num_classes))
     teacher = _convolutional(settings, source)
-    layers = [f"Conv_{index}" for index in range(len(settings.teacher_channels))]
+    layers = [f"Conv_{index}" for index in range(len(settings.channels))]
     count = len(settings.teacher_hidden) + 1
     return Task(
         dataset,
@@ -134,17 +146,17 @@ def of_classes(dataset: Dataset, classes: range) -> Dataset:
 
 def _convolutional(settings: Settings, dataset: Dataset) -> nn.Module:
     return models.CNN(
-        settings.teacher_channels,
+        settings.channels,
         settings.teacher_hidden,
         dataset.num_classes,
         kernel_size=3,
-        pool_size=settings.pool_size,
+        pool_size=settings.pools,
     )
 
 
 def _dense(settings: Settings, dataset: Dataset) -> nn.Module:
-    return models.MLP(settings.student_hidden, dataset.num_classes)
+    return models.MLP(settings.hidden, dataset.num_classes)
 
 
 def _dense_from(settings: Settings, first: int) -> tuple[str, ...]:
-    return tuple(f"Dense_{index}" for index in range(first, len(settings.student_hidden) + 1))
+    return tuple(f"Dense_{index}" for index in range(first, len(settings.hidden) + 1))

@@ -7,6 +7,8 @@ but the positions of the words. Students learn from labels, from the teacher's a
 from its embeddings, hidden states, their products between positions, or the flow between two
 layers; and beside them a small Transformer, which has attention to match as well.
 
+Networks and training are of a size for two cores: the papers' teacher is BERT.
+
 Sentences come from a folder with one file of either class, *.neg and *.pos, one sentence a line;
 or, with --dataset=negations, from a law in which "not" turns the next word round.
 """

@@ -151,8 +151,14 @@ TERMS = {
 
 
 def answers(settings: Settings, method: str, task: Task) -> Objective:
-    """What the student should answer: labels, or these beside the teacher's soft targets."""
+    """What the student should answer: labels, or these beside the teacher's soft targets.
+
+    TinyBERT's students hear the teacher alone, at a temperature of 1.
+    """
     model = task.student_of(method)
+    is_tiny = method == "tiny"
+    temperature = 1.0 if is_tiny else settings.temperature
+    weight = 0.0 if is_tiny else settings.label_weight
 
     def logits(params: PyTree, x: Array, keys: Key) -> Array:
         return jax.vmap(lambda one, key: model.apply(params["student"], one, **_dropped(key)))(
@@ -168,10 +174,11 @@ def answers(settings: Settings, method: str, task: Task) -> Objective:
         return jnp.mean(jax.vmap(losses.cross_entropy)(log_probs, one_hot))
 
     def soft_targets(params: PyTree, batch: Batch) -> Array:
-        soft = jax.vmap(
-            lambda own, other: losses.soft_target(own, other, temperature=settings.temperature)
-        )(logits(params, batch["x"], batch["key"]), batch["logits"])
-        weight = settings.label_weight
+        soft = jax.vmap(lambda own, other: losses.soft_target(own, other, temperature=temperature))(
+            logits(params, batch["x"], batch["key"]), batch["logits"]
+        )
+        if weight == 0:
+            return jnp.mean(soft)
         return weight * labels(params, batch) + (1 - weight) * jnp.mean(soft)
 
     return soft_targets if method in BY_TEACHER else labels

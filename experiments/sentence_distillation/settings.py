@@ -1,4 +1,7 @@
-"""Settings of the study, with the quick and the paper's value of each."""
+"""Settings of the study, with a quick value of each, and one for sentences of one's own.
+
+Those are called the paper's as elsewhere, but are ours: the methods' papers have BERT to teach.
+"""
 
 import dataclasses
 from typing import ClassVar, NamedTuple
@@ -67,7 +70,8 @@ class Settings:
         "embedding, hidden, gram, flow: first the teacher's embeddings or hidden states through "
         "a projection, their products between positions, or what leads from one layer to the "
         "next, then labels; all: these four together, then soft; tiny: a small Transformer, by "
-        "embeddings, hidden states and attention, then soft; tiny_labels: that by labels alone",
+        "embeddings, hidden states and attention, then the teacher's answers alone, as TinyBERT; "
+        "tiny_labels: that by labels alone",
         choices=METHODS,
     )
     label_share: tuple[float, ...] = setting(

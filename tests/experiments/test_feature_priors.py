@@ -1,5 +1,7 @@
 """experiments.feature_priors: tasks, what each method minimises, runs, faults."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import study_runs
 from PIL import Image
 
-from experiments.feature_priors import methods, study, tables, tasks
+from experiments.feature_priors import inputs, methods, study, tables, tasks
 from experiments.feature_priors.settings import METHODS, Condition, Settings
 from experiments.flags import resolve
 from kd import data, models
@@ -56,6 +58,15 @@ def test_every_experiment_matches_layers_of_its_own():
     assert cifar.links_of("fitnets") == cifar.links_of("prior_soft") == cifar.links
 
 
+def test_the_papers_networks_are_those_of_their_tables():
+    fashion = settings_of({}, "paper")
+    assert (fashion.channels, fashion.pools, fashion.hidden) == ((32, 64), (2, 2), (512, 128))
+    cifar = settings_of({"experiment": "cifar"}, "paper")
+    assert (cifar.channels, cifar.pools) == ((32, 32, 64, 64), (1, 2, 1, 2))
+    assert cifar.hidden == (8192, 8192)
+    assert settings_of({"experiment": "cifar", "student_hidden": "9,8"}, "paper").hidden == (9, 8)
+
+
 def test_experts_have_half_of_the_classes_each_and_widths_of_their_own():
     _, task = task_of({"experiment": "experts"})
     digits = data.load("digits")
@@ -68,6 +79,14 @@ def test_experts_have_half_of_the_classes_each_and_widths_of_their_own():
     np.testing.assert_array_equal(second.train_y, digits.train_y[chosen] - 5)
     assert [link.told for link in task.links_of("experts")] == ["0/Conv_1", "1/Conv_1"]
     assert [link.told for link in task.links_of("expert_1")] == ["1/Conv_1"]
+    # Each has half of the layer's units, or all of them.
+    units = jnp.arange(9.0)[None]
+    assert [link.units(units).tolist() for link in task.links_of("experts")] == [
+        [[0, 1, 2, 3]],
+        [[4, 5, 6, 7, 8]],
+    ]
+    for method in ("expert_0", "expert_1", "experts_shared"):
+        assert all(link.units(units).shape == (1, 9) for link in task.links_of(method))
 
 
 def test_transfer_is_to_classes_that_the_teacher_has_not_seen():
@@ -135,19 +154,29 @@ def test_answers_by_hand():
         assert float(found) == pytest.approx(value, rel=1e-4), method
 
 
-@pytest.mark.parametrize("experiment", ["fashion", "cifar", "experts"])
-def test_priors_and_hints_by_hand(experiment):
+@pytest.mark.parametrize(
+    ("experiment", "method"),
+    [
+        ("fashion", "fitnets"),
+        ("cifar", "fitnets"),
+        ("experts", "experts"),
+        ("experts", "experts_shared"),
+    ],
+)
+def test_priors_and_hints_by_hand(experiment, method):
     settings, task = task_of({"experiment": experiment, "jitter": 0.05})
     batch = batch_of(task)
-    method = "experts" if experiment == "experts" else "fitnets"
     condition = Condition("fair", method, 1.0)
     params = methods.start_of(condition, task, batch, {}, jax.random.key(0))
     own = jax.vmap(lambda x: models.features_of(task.student)(params["student"], x))(batch["x"])
+    parts = {"experts": [slice(0, 4), slice(4, 8)]}.get(method, [slice(None)] * 2)
     expected = sum(
-        features.gaussian_process_kl(own[link.own], batch["features"][link.told], jitter=0.05)
-        for link in task.links
+        features.gaussian_process_kl(
+            own[link.own][:, part], batch["features"][link.told], jitter=0.05
+        )
+        for link, part in zip(task.links, parts, strict=False)
     )
-    found = methods.prior(settings, task.links, task.student)(params, batch)
+    found = methods.prior(settings, task.links_of(method), task.student)(params, batch)
     assert float(found) == pytest.approx(float(expected) / 10, rel=1e-5)
     if experiment == "experts":
         return
@@ -172,7 +201,7 @@ def test_priors_and_hints_by_hand(experiment):
 )
 def test_what_each_stage_moves(method, moves_first, moves_then):
     settings, task = task_of({})
-    condition, batch = Condition("written", method, 1.0), batch_of(task)
+    condition, batch = Condition("sgd", method, 1.0), batch_of(task)
     update = methods.update_of(settings, condition, task, rate=0.1, num_steps=2)
     params = methods.start_of(condition, task, batch, {}, jax.random.key(0))
     state = update.init(params)
@@ -184,7 +213,7 @@ def test_what_each_stage_moves(method, moves_first, moves_then):
         assert moved == moves
 
 
-def test_a_rate_is_chosen_on_examples_kept_apart():
+def test_a_rate_is_chosen_on_labelled_examples_kept_apart():
     settings, task = task_of({"rate": "0.1,0.2,0.3", "kept_apart": 0.25})
     seen = []
 
@@ -193,24 +222,35 @@ def test_a_rate_is_chosen_on_examples_kept_apart():
 
     run = Run()
     run.settings = settings
+    whole = task.dataset
 
     def train_(phase, task, told, labelled, *, rate, num_repeats):
         seen.append((phase, len(told["x"]), len(labelled["labelled_y"]), num_repeats))
         own = task.dataset
-        assert len(own.train_y) == 900 and len(own.test_y) == 300
-        # None of them is a training or a test image of the study.
-        test = {image.tobytes() for image in own.test_x}
-        assert not test & {image.tobytes() for image in np.asarray(told["x"])}
+        assert len(own.train_y) == 1050 and len(own.test_y) == 150
+        # Of 600 labelled ones they are 150: no label is used that the students do not have.
+        final = inputs.split_of(settings, whole, 0.5, is_trial=False)
+        trial = inputs.split_of(settings, whole, 0.5, is_trial=True)
+        assert set(trial.apart) | set(trial.labelled) == set(final.labelled)
+        assert len(final.labelled) == 600 and len(final.told) == 1200
+        assert not set(trial.apart) & (set(trial.labelled) | set(trial.told))
+        np.testing.assert_array_equal(own.test_x, whole.train_x[trial.apart])
+        np.testing.assert_array_equal(told["x"], whole.train_x[trial.told])
+        np.testing.assert_array_equal(labelled["labelled_y"], whole.train_y[trial.labelled])
         right = np.log(
             np.where(np.eye(10)[own.test_y] > 0, {0.1: 0.5, 0.2: 0.9, 0.3: 0.7}[rate], 0.1)
         )
         return study.Students(None, right[None], rate)
 
-    told = {"x": jnp.asarray(task.dataset.train_x)}
+    told = {"x": jnp.asarray(whole.train_x)}
     condition = Condition("fair", "naive", 0.5)
     assert study.choose_rate(run, task, told, condition, train_) == 0.2
-    assert [one[1:] for one in seen] == [(900, 450, 1)] * 3
+    assert [one[1:] for one in seen] == [(1050, 450, 1)] * 3
     assert seen[0][0] == "rate[fair,naive,0.5,0.1]"
+    # Fewer labels are among the more; of two labelled examples one is kept apart.
+    few, many = (inputs.split_of(settings, whole, s, is_trial=False) for s in (0.01, 0.5))
+    assert set(few.labelled) < set(many.labelled) and len(few.labelled) == 12
+    assert len(inputs.split_of(settings, whole, 2 / 1200, is_trial=True).apart) == 1
 
 
 def test_experts_answer_for_classes_of_their_own():
@@ -261,13 +301,82 @@ def test_figures_of_merit_by_hand():
     assert found["f1[a]"].value == pytest.approx(100 * np.mean(scores))
 
 
+def test_every_protocol_has_an_optimiser_of_its_own():
+    settings, task = task_of({"teacher_rate": 0.02, "sgd_rate": 0.5, "rate": "0.03"})
+    rates = {}
+
+    class Run:
+        pass
+
+    run = Run()
+    run.settings = settings
+
+    def train(run, phase, *_, rate, **others):
+        rates[phase] = rate
+
+    with mock.patch.object(study, "train", train):
+        for protocol in ("written", "sgd", "fair"):
+            study.distil(run, task, {}, {}, Condition(protocol, "naive", 1.0))
+    assert rates == {
+        "students[written,naive,1]": 0.02,
+        "students[sgd,naive,1]": 0.5,
+        "students[fair,naive,1]": 0.03,
+    }
+    batch = batch_of(task)
+    condition = Condition("sgd", "naive", 1.0)
+    params = methods.start_of(condition, task, batch, {}, jax.random.key(0))
+    objective = methods.answers(settings, condition, task.student)
+    slopes = jax.grad(objective)(params, batch)
+    for protocol in ("written", "sgd"):
+        update = methods.update_of(
+            settings, condition._replace(protocol=protocol), task, rate=0.5, num_steps=2
+        )
+        moved = update.apply(update.init(params), batch)[0].params
+        if protocol == "sgd":
+            expected = jax.tree.map(lambda p, slope: p - 0.5 * slope, params, slopes)
+        else:  # Adam's first step is of the rate's size, whatever the slope's.
+            expected = jax.tree.map(lambda p, slope: p - 0.5 * jnp.sign(slope), params, slopes)
+        # Of the last layer: none of its slopes is next to nothing.
+        one, other = (x["student"]["params"]["Dense_2"]["bias"] for x in (moved, expected))
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_students_of_all_methods_begin_alike_and_see_the_same_batches():
+    settings, task = task_of({})
+    batch = batch_of(task)
+    labelled = {name: batch[name] for name in ("labelled_x", "labelled_y")}
+    told = {name: batch[name] for name in ("x", "features", "logits")}
+    seen = []
+
+    class Run:
+        key = staticmethod(lambda name: jax.random.key(sum(map(ord, name))))
+
+        def fit(self, phase, key, stream, update, state, num_steps, **others):
+            seen.append((phase, key, state.params["student"]))
+            raise InterruptedError
+
+    run = Run()
+    run.settings = settings
+    for method in ("naive", "prior", "fitnets"):
+        condition = Condition("fair", method, 1.0)
+        with pytest.raises(InterruptedError):
+            study.train(
+                *(run, f"students[{method}]", task, told, labelled),
+                **{"teachers": {}, "condition": condition, "rate": 0.1, "num_repeats": 2},
+            )
+    phases, keys, starts = zip(*seen, strict=True)
+    assert len(set(phases)) == 3 and all(key == keys[0] for key in keys)
+    for start in starts[1:]:
+        jax.tree.map(np.testing.assert_array_equal, start, starts[0])
+
+
 # Runs.
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("feature_priors") / "run"
-    given = TINY | {"method": "naive,noisy,fitnets,prior", "protocol": "written,fair"}
+    given = TINY | {"method": "naive,noisy,fitnets,prior", "protocol": "sgd,fair"}
     with study_runs.unverified_exports():
         return study_runs.succeed_here(path, given, module=MODULE)
 
@@ -275,16 +384,16 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_what_it_promises(finished):
     assert finished.stderr == ""
     figures = {path.name for path in (finished.path / "figures").iterdir()}
-    assert figures == {"methods.png", "kernels-written.png", "kernels-fair.png"}
+    assert figures == {"methods.png", "kernels-sgd.png", "kernels-fair.png"}
     for name in figures:
         pixels = np.asarray(Image.open(finished.path / "figures" / name).convert("L"))
         assert min(pixels.shape) > 200 and np.std(pixels) > 5
     conditions = settings_of(
-        TINY | {"method": "naive,noisy,fitnets,prior", "protocol": "written,fair"}
+        TINY | {"method": "naive,noisy,fitnets,prior", "protocol": "sgd,fair"}
     ).conditions()
     names = {path.name for path in (finished.path / "student").iterdir()}
     assert names == {condition.name.replace(",", "-") for condition in conditions}
-    shown = finished.stdout[finished.stdout.index("As the paper has it") :]
+    shown = finished.stdout[finished.stdout.index("Plain SGD for all") :]
     assert max(map(len, shown[: shown.index("Look at")].splitlines())) <= 80
 
 
@@ -328,11 +437,14 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         ({"experiment": "mnist"}, "--experiment must be fashion | cifar | experts | transfer"),
         ({"method": "copied"}, "--experiment=fashion has no --method=copied; it has naive, logits"),
         ({"method": "naive,naive"}, "--method names a value twice: naive,naive."),
-        ({"protocol": "unfair"}, "--protocol must be written | fair"),
+        ({"protocol": "unfair"}, "--protocol must be written | sgd | fair"),
         ({"label_share": "0"}, "--label_share must be a number and > 0 and <= 1; got '0'."),
         ({"label_share": "0.1,0.10000001"}, "--label_share names a value twice: 0.1,0.10000001."),
-        ({"label_share": "0.0001"}, "--label_share=0.0001 leaves no example with a label."),
-        ({"batch_size": 2000}, "--batch_size=2000 is more than the 1080 examples there are"),
+        (
+            {"label_share": "0.001"},
+            "--label_share=0.001 leaves fewer than two examples with a label.",
+        ),
+        ({"batch_size": 2000}, "--batch_size=2000 is more than the 960 examples there are"),
         ({"pool_size": "2"}, "--pool_size has 1 values, and --teacher_channels 2: give as many."),
         ({"pool_size": "2,2"}, "images of 8 x 8 are too small for 2 convolutions"),
         ({"experiment": "cifar", "student_hidden": "8"}, "--student_hidden needs 2 layers"),
