@@ -59,6 +59,8 @@ def with_noise(
       scale: its standard deviation, in units of the inputs.
       limits: to which the noisy inputs are clipped, for instance (0, 1) for pixels. The noise of
         inputs at a limit then has a mean: black pixels become brighter, by 0.4 of the scale.
+        Where some are always black, Adam moves all weights from there together, however small
+        the scale, and the student is sure of whatever is bright there.
 
     Raises:
       ValueError: if `scale` is not positive, or the limits are none.
