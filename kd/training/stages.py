@@ -16,7 +16,8 @@ class Stage(NamedTuple):
 
     Attributes:
       objective: `(params, batch) -> loss`, a scalar to be minimised.
-      optimizer: any optax transformation, begun anew with the stage.
+      optimizer: any optax transformation, begun anew with the stage: its state is of the
+        parameters as they are then.
       num_steps: of the stage; of the last it may be None, to the end of all.
     """
 
@@ -30,7 +31,8 @@ class StagedState(NamedTuple):
 
     Attributes:
       params: the student's parameters.
-      optimizers: the optimisers' states, of all stages.
+      optimizers: the optimisers' states, of all stages; those of stages to come are begun with
+        the first parameters, and again with the stage.
       step: steps made, int32.
     """
 
@@ -80,7 +82,8 @@ def staged(*stages: Stage) -> Update:
         if index < len(stages) - 1 or stage.num_steps is not None:
             checks.check_count(f"num_steps of stage {index}", stage.num_steps)
             ends.append(stage.num_steps + (ends[-1] if ends else 0))
-    ends = jnp.array(ends[: len(stages) - 1], jnp.int32)
+    starts = [0, *ends][: len(stages)]
+    later = jnp.array(starts[1:], jnp.int32)
 
     def init(params: PyTree) -> StagedState:
         optimizers = tuple(stage.optimizer.init(params) for stage in stages)
@@ -91,7 +94,14 @@ def staged(*stages: Stage) -> Update:
 
         def apply(state: StagedState, batch: Batch) -> tuple[PyTree, tuple, Array]:
             loss, slope = jax.value_and_grad(stage.objective)(state.params, batch)
-            moved, own = stage.optimizer.update(slope, state.optimizers[index], state.params)
+            own = state.optimizers[index]
+            if index:
+                own = jax.lax.cond(
+                    state.step == starts[index],
+                    lambda: stage.optimizer.init(state.params),
+                    lambda: state.optimizers[index],
+                )
+            moved, own = stage.optimizer.update(slope, own, state.params)
             optimizers = list(state.optimizers)
             optimizers[index] = own
             return optax.apply_updates(state.params, moved), tuple(optimizers), loss
@@ -101,7 +111,7 @@ def staged(*stages: Stage) -> Update:
     branches = [branch(index) for index in range(len(stages))]
 
     def apply(state: StagedState, batch: Batch) -> tuple[StagedState, Metrics]:
-        index = jnp.sum(state.step >= ends)
+        index = jnp.sum(state.step >= later)
         params, optimizers, loss = jax.lax.switch(index, branches, state, batch)
         metrics = {"loss": loss, "stage": index.astype(jnp.float32)}
         return StagedState(params, optimizers, state.step + 1), metrics

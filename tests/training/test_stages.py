@@ -72,6 +72,47 @@ def test_fit_goes_through_the_stages_and_on_with_the_last():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, other)
 
 
+# The first two's states hold parameters: begun with the student's first ones they land elsewhere.
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.contrib.schedule_free_sgd(0.1), optax.contrib.dowg(), optax.adam(0.1)],
+    ids=["schedule_free_sgd", "dowg", "adam"],
+)
+@pytest.mark.parametrize("num_replicas", [None, 2])
+def test_a_stages_optimiser_begins_with_the_stage(optimizer, num_replicas):
+    """Each by a plain loop from where the one before stopped, in a scan, of replicas too."""
+    steps = (3, 4, 2)
+    objectives = (fit_outputs, fit_features, fit_outputs)
+    update = staged(*(Stage(*one) for one in zip(objectives, [optimizer] * 3, steps, strict=True)))
+    keys = jax.random.split(jax.random.key(1), 2)
+    starts = [MODEL.init(key, jnp.zeros(3)) for key in keys]
+
+    def run(params):
+        step = lambda state, _: update.apply(state, DATA)
+        state, metrics = jax.lax.scan(step, update.init(params), length=sum(steps))
+        return state.params, metrics["loss"]
+
+    if num_replicas:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+        found = jax.jit(jax.vmap(run))(stacked)
+        found = [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(2)]
+    else:
+        found = [jax.jit(run)(start) for start in starts]
+    for params, (after, losses) in zip(starts, found, strict=True):
+        expected = []
+        for objective, num in zip(objectives, steps, strict=True):
+            own = optimizer.init(params)
+            for _ in range(num):
+                loss, slope = jax.value_and_grad(objective)(params, DATA)
+                expected.append(float(loss))
+                moved, own = optimizer.update(slope, own, params)
+                params = optax.apply_updates(params, moved)
+        np.testing.assert_allclose(losses, expected, rtol=1e-4)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), after, params
+        )
+
+
 def test_what_stays_stays_to_the_bit():
     optimizer = train_only(optax.adamw(0.1, weight_decay=0.5), ["Dense_1"])
     params = start()
