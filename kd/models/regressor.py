@@ -1,7 +1,7 @@
 """From a student's features to the shape of a teacher's."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ class Regressor(nn.Module):
       hidden_sizes: channels of rectified layers before, at the student's own positions: none for
         FitNets' regressor and TinyBERT's projection, three of 1 x 1 with the last one for VID's.
       use_bias: of all layers.
+      activation_fn: of the result, elementwise; by default none. FitNets wants that of the
+        teacher's layer, `nn.relu` where its features are rectified, so that both have one range.
 
     Example:
       >>> import jax
@@ -31,15 +33,21 @@ class Regressor(nn.Module):
       ((3, 3, 8), (3, 3, 2, 8))
 
     Reference:
-      Romero et al. (2015), "FitNets: hints for thin deep nets", section 2.2.
+      Romero et al. (2015), "FitNets: hints for thin deep nets", section 2.2, whose regressor has
+      the non-linearity of the teacher's layer.
     """
 
     shape: Sequence[int]
     hidden_sizes: Sequence[int] = ()
     use_bias: bool = True
+    activation_fn: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
+        found = self._mapped(features)
+        return found if self.activation_fn is None else self.activation_fn(found)
+
+    def _mapped(self, features: Array) -> Array:
         wanted = tuple(self.shape)
         for size in self.hidden_sizes:
             features = nn.relu(nn.Dense(size, use_bias=self.use_bias)(features))

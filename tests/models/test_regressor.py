@@ -1,5 +1,6 @@
 """Regressors from one shape to another, by NumPy."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,3 +54,19 @@ def test_hidden_layers_come_first():
         layer = layers[f"Dense_{index}"]
         h = np.maximum(h @ layer["kernel"] + layer["bias"], 0)
     np.testing.assert_allclose(found, h @ layers["Dense_2"]["kernel"], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4), (2, 2, 4), (7,)])
+def test_the_result_has_the_activation_and_hidden_layers_do_not(shape):
+    """The same weights with one and without: relu or tanh of what is linear."""
+    x = jnp.asarray(RNG.normal(size=(3, 3, 2)), jnp.float32)
+    plain = Regressor(shape, hidden_sizes=(5,))
+    params = plain.init(jax.random.key(0), x)
+    linear = np.asarray(plain.apply(params, x))
+    assert np.min(linear) < 0 < np.max(linear)
+    for activation_fn, by_hand in ((nn.relu, lambda y: np.maximum(y, 0)), (jnp.tanh, np.tanh)):
+        regressor = Regressor(shape, hidden_sizes=(5,), activation_fn=activation_fn)
+        found = regressor.apply(params, x)
+        np.testing.assert_allclose(found, by_hand(linear), atol=1e-6)
+        own = regressor.init(jax.random.key(0), x)
+        jax.tree.map(np.testing.assert_array_equal, own, params)
