@@ -14,6 +14,7 @@ from kd.losses.features.gaussian_processes import (
     gaussian_process_bhattacharyya,
     gaussian_process_hellinger,
     gaussian_process_kl,
+    gaussian_process_square_distance,
     gaussian_process_wasserstein,
     gram_square_error,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "gaussian_process_bhattacharyya",
     "gaussian_process_hellinger",
     "gaussian_process_kl",
+    "gaussian_process_square_distance",
     "gaussian_process_wasserstein",
     "gram_square_error",
     "hidden_square_error",

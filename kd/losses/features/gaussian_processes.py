@@ -13,12 +13,20 @@ import jax.numpy as jnp
 
 from kd import checks
 from kd.losses.features.batches import pair
-from kd.losses.features.gaussians import jittered, kl, linear_kl, linear_log_det, procrustes
+from kd.losses.features.gaussians import (
+    jittered,
+    kl,
+    linear_kl,
+    linear_log_det,
+    procrustes,
+    wasserstein,
+)
 from kd.losses.features.kernels import linear_kernel, product
 from kd.positive_definite import inverse_and_log_det
 from kd.types import Array
 
 JITTER = 1e-3
+ROOT_JITTER = 1e-6  # Where roots of kernels are enough, and no inverse magnifies rounding.
 
 
 def gaussian_process_kl(
@@ -37,8 +45,8 @@ def gaussian_process_kl(
 
     Both kernels with the jitter on their diagonals. With the linear kernel only the smaller side
     of each is factorised: the width where the batch is larger (determinant lemma and Woodbury), in
-    time linear in the other and memory :math:`O(N^2 + N D)`. Its own gradient: no Cholesky
-    factor is differentiated through.
+    time and memory linear in the other; of means alone the teacher's Gram matrix is made and
+    inverted. Its own gradient: no Cholesky factor is differentiated through.
 
     Args:
       student: `[N, ...]`, features of N inputs; gradients flow through.
@@ -80,7 +88,6 @@ def gaussian_process_kl(
     if kernel_fn is linear_kernel:
         student, teacher = _by_width(student), _by_width(teacher)
         noise = _jitter(jitter, jnp.sum(teacher**2) / size)
-        kernel = product(teacher, teacher.T)
         found = linear_kl(student, teacher, noise)
     else:
         kernel = kernel_fn(teacher)
@@ -90,6 +97,8 @@ def gaussian_process_kl(
         return found
     for name, mean in zip(("student", "teacher"), means, strict=True):
         checks.check_shape(f"the mean of the {name}", mean, (size,))
+    if kernel_fn is linear_kernel:
+        kernel = product(teacher, teacher.T)
     off = jax.lax.stop_gradient(means[1]) - means[0]
     precision, _ = inverse_and_log_det(jittered(kernel, noise))
     return found + 0.5 * off @ product(jax.lax.stop_gradient(precision), off)
@@ -111,9 +120,12 @@ def gaussian_process_wasserstein(
     the roots of their widths, after a rotation of the wider ones. It needs no inverse, and so no
     jitter, and its gradient is bounded where kernels are singular.
 
+    Of another kernel the roots are of its eigenvalues, with a jitter of 1e-6 of the teacher's mean
+    variance: value and gradient are finite whatever the rank, of inputs that are twice in a batch
+    and of features much smoother than single precision resolves.
+
     Args:
-      student, teacher, kernel_fn, centre: as of `gaussian_process_kl`. Another kernel than
-        the linear has a jitter of 1e-6 of its mean variance, so that it has Cholesky factors.
+      student, teacher, kernel_fn, centre: as of `gaussian_process_kl`.
 
     Returns:
       A scalar, at least 0, in units of a squared feature, summed over the batch.
@@ -132,8 +144,9 @@ def gaussian_process_wasserstein(
     student, teacher = pair(student, teacher, centre=centre)
     if kernel_fn is linear_kernel:
         return procrustes(_by_width(student), _by_width(teacher))
-    factors = [_cholesky(kernel_fn(features)) for features in (student, teacher)]
-    return procrustes(*factors)
+    kernel = kernel_fn(teacher)
+    noise = _jitter(ROOT_JITTER, jnp.trace(kernel) / len(teacher))
+    return wasserstein(kernel_fn(student), kernel, noise)
 
 
 def gaussian_process_bhattacharyya(
@@ -167,19 +180,8 @@ def gaussian_process_bhattacharyya(
     Reference:
       Kailath (1967), "The divergence and Bhattacharyya distance measures in signal selection".
     """
-    student, teacher = pair(student, teacher, centre=centre)
-    size = len(student)
-    if kernel_fn is linear_kernel:
-        student, teacher = _by_width(student), _by_width(teacher)
-        noise = _jitter(jitter, jnp.sum(teacher**2) / size)
-        both = jnp.concatenate([student, teacher], axis=1) * 0.5**0.5
-        found = [linear_log_det(one, noise) for one in (both, student, teacher)]
-    else:
-        kernels = kernel_fn(student), kernel_fn(teacher)
-        noise = _jitter(jitter, jnp.trace(kernels[1]) / size)
-        together = (0.5 * (kernels[0] + kernels[1]), *kernels)
-        found = [inverse_and_log_det(jittered(one, noise))[1] for one in together]
-    return 0.5 * found[0] - 0.25 * (found[1] + found[2])
+    together, own, other = _log_dets(student, teacher, kernel_fn, jitter, centre)
+    return 0.5 * together - 0.25 * (own + other)
 
 
 def gaussian_process_hellinger(
@@ -220,6 +222,51 @@ def gaussian_process_hellinger(
     return -jnp.expm1(-distance)
 
 
+def gaussian_process_square_distance(
+    student: Array,
+    teacher: Array,
+    *,
+    kernel_fn: Callable[[Array], Array] = linear_kernel,
+    jitter: float = JITTER,
+    centre: bool = False,
+) -> Array:
+    r"""Squared :math:`L^2` distance of the two processes' densities, in [0, 1], of a batch.
+
+    .. math:: E = \frac{\int (p_s - p_t)^2}{\int p_s^2 + \int p_t^2}
+       = 1 - \frac{2 \, |K_s + K_t|^{-1/2}}{|2 K_s|^{-1/2} + |2 K_t|^{-1/2}}
+
+    Divided by the squares, as the distance itself has the units of a density of N dimensions,
+    which leave the range of any float. It is in logarithms :math:`-\log(1 - E) = B +
+    \log\cosh\frac{1}{4} \log\frac{|K_s|}{|K_t|}`, with the Bhattacharyya distance B: at least the
+    squared Hellinger distance, and like that it is nearly 1 among many inputs, where gradients
+    vanish. To learn from, `gaussian_process_bhattacharyya` has no such bound.
+
+    Args:
+      student, teacher, kernel_fn, jitter, centre: as of `gaussian_process_kl`.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError, TypeError: as `gaussian_process_kl`.
+
+    Example:
+      >>> features = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(f"{gaussian_process_square_distance(2 * features, features):.4f}")
+      0.3597
+
+    Reference:
+      Fitzsimons, Schmon and Roberts (2019), end of section 2.2, name an :math:`L^2` distance
+      "between the features" among other choices, without a formula; this is of their densities,
+      and the division is ours. Integrals of products: Rasmussen and Williams (2006), (A.7), (A.8).
+    """
+    together, own, other = _log_dets(student, teacher, kernel_fn, jitter, centre)
+    distance = 0.5 * together - 0.25 * (own + other)
+    off = 0.25 * (own - other)
+    log_cosh = jnp.logaddexp(off, -off) - jnp.log(2.0)
+    return -jnp.expm1(-distance - log_cosh)
+
+
 def gram_square_error(
     student: Array,
     teacher: Array,
@@ -231,8 +278,8 @@ def gram_square_error(
 
     .. math:: E = \frac{1}{N^2} \lVert K_s - K_t \rVert_F^2
 
-    The :math:`L^2` distance of the covariances. That of the densities themselves is 0 to rounding
-    between any two Gaussians of as many dimensions as a batch has.
+    The :math:`L^2` distance of the covariances; that of the densities is
+    `gaussian_process_square_distance`.
 
     Args:
       student, teacher, kernel_fn, centre: as of `gaussian_process_kl`.
@@ -256,6 +303,27 @@ def gram_square_error(
     return jnp.mean(jnp.square(kernel_fn(student) - kernel_fn(teacher)))
 
 
+def _log_dets(
+    student: Array,
+    teacher: Array,
+    kernel_fn: Callable[[Array], Array],
+    jitter: float,
+    centre: bool,
+) -> list[Array]:
+    """Of the mean of both covariances, of the student's and of the teacher's, jittered."""
+    student, teacher = pair(student, teacher, centre=centre)
+    size = len(student)
+    if kernel_fn is linear_kernel:
+        student, teacher = _by_width(student), _by_width(teacher)
+        noise = _jitter(jitter, jnp.sum(teacher**2) / size)
+        both = jnp.concatenate([student, teacher], axis=1) * 0.5**0.5
+        return [linear_log_det(one, noise) for one in (both, student, teacher)]
+    kernels = kernel_fn(student), kernel_fn(teacher)
+    noise = _jitter(jitter, jnp.trace(kernels[1]) / size)
+    together = (0.5 * (kernels[0] + kernels[1]), *kernels)
+    return [inverse_and_log_det(jittered(one, noise))[1] for one in together]
+
+
 def _by_width(features: Array) -> Array:
     """Those whose plain products are the linear kernel."""
     return features * features.shape[1] ** -0.5
@@ -264,7 +332,3 @@ def _by_width(features: Array) -> Array:
 def _jitter(jitter: float, variance: Array) -> Array:
     checks.check_positive("jitter", jitter)
     return jax.lax.stop_gradient(jitter * variance)
-
-
-def _cholesky(kernel: Array) -> Array:
-    return jnp.linalg.cholesky(jittered(kernel, 1e-6 * jnp.trace(kernel) / len(kernel)))

@@ -122,6 +122,40 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return value, jnp.sum(slope * tangents[0])
 
 
+@jax.custom_jvp
+def wasserstein(student: Array, teacher: Array, noise: Array) -> Array:
+    """Squared 2-Wasserstein distance of covariances `[N, N]`, singular ones too, jittered."""
+    return _wasserstein_and_slope(student, teacher, noise)[0]
+
+
+def _wasserstein_and_slope(student: Array, teacher: Array, noise: Array) -> tuple[Array, Array]:
+    """The distance and its derivative by the student's covariance."""
+    vectors, roots = _eigen_roots(student, noise)
+    other_vectors, other_roots = _eigen_roots(teacher, noise)
+    other = other_vectors * other_roots
+    left, values, right = jnp.linalg.svd(product((vectors * roots).T, other), full_matrices=False)
+    squares = jnp.sum(roots**2) + jnp.sum(other_roots**2)
+    # The linear map that carries the one Gaussian to the other.
+    transport = product(product(other, product(right.T, left.T)) / roots, vectors.T)
+    slope = jnp.eye(len(student), dtype=student.dtype) - 0.5 * (transport + transport.T)
+    return jnp.maximum(squares - 2 * jnp.sum(values), 0.0), slope
+
+
+@wasserstein.defjvp
+def _(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    value, slope = _wasserstein_and_slope(*primals)
+    return value, jnp.sum(slope * tangents[0])
+
+
+def _eigen_roots(kernel: Array, noise: Array) -> tuple[Array, Array]:
+    """Eigenvectors, and the roots of the eigenvalues with noise; rounding is not below 0."""
+    values, vectors = jnp.linalg.eigh(kernel)
+    # A row, as what it multiplies is of columns.
+    return vectors, jnp.sqrt(jnp.maximum(values, 0.0) + noise)[None, :]
+
+
 def _narrowed(features: Array) -> tuple[Array, Callable[[Array], Array]]:
     """At most N features with the same kernel; and a derivative by them back to all."""
     if features.shape[1] <= len(features):

@@ -38,6 +38,8 @@ def rbf_kernel(length_scale: float = 1.0) -> Callable[[Array], Array]:
 
     .. math:: K_{ij} = \exp\left(-\frac{\lVert \phi(x_i) - \phi(x_j) \rVert^2}{2 \ell^2 D}\right)
 
+    Features are less their mean over the batch first: far from 0 it is as precise as around it.
+
     Args:
       length_scale: :math:`\ell`, in units of one feature.
 
@@ -55,6 +57,8 @@ def rbf_kernel(length_scale: float = 1.0) -> Callable[[Array], Array]:
     checks.check_positive("length_scale", length_scale)
 
     def kernel_fn(features: Array) -> Array:
+        # Distances do not change, and there is less to cancel.
+        features = features - jnp.mean(features, axis=0, keepdims=True)
         products = product(features, features.T)
         squares = jnp.diagonal(products)
         distances = jnp.maximum(squares[:, None] + squares[None, :] - 2 * products, 0.0)

@@ -8,13 +8,14 @@ import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import linalg
+from scipy import linalg, stats
 
 from kd.losses import features
 from kd.losses.features import (
     gaussian_process_bhattacharyya,
     gaussian_process_hellinger,
     gaussian_process_kl,
+    gaussian_process_square_distance,
     gaussian_process_wasserstein,
     gram_square_error,
     rbf_kernel,
@@ -47,6 +48,18 @@ def root_of(kernel):
     return vectors @ np.diag(np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
+def wasserstein_of(k, t):
+    """The trace of the root is the sum of the singular values of the roots' product."""
+    values = np.linalg.svd(root_of(k) @ root_of(t), compute_uv=False)
+    return np.trace(k) + np.trace(t) - 2 * np.sum(values)
+
+
+def square_distance_of(k, t):
+    """The integral of a product of densities is a density at 0 of the sum of covariances."""
+    at_zero = lambda cov: stats.multivariate_normal(cov=cov).pdf(np.zeros(len(k)))
+    return 1 - 2 * at_zero(k + t) / (at_zero(2 * k) + at_zero(2 * t))
+
+
 def by_hand(loss, student, teacher, jitter):
     """The loss by dense matrices and their square roots."""
     k, t = covariances(student, teacher, jitter)
@@ -58,12 +71,12 @@ def by_hand(loss, student, teacher, jitter):
         return distance
     if loss is gaussian_process_hellinger:
         return 1 - np.exp(-distance)
+    if loss is gaussian_process_square_distance:
+        return square_distance_of(k, t)
     k, t = covariances(student, teacher, 0.0)
     if loss is gram_square_error:
         return np.mean((k - t) ** 2)
-    # The trace of the root is the sum of the singular values of the roots' product.
-    values = np.linalg.svd(root_of(k) @ root_of(t), compute_uv=False)
-    return np.trace(k) + np.trace(t) - 2 * np.sum(values)
+    return wasserstein_of(k, t)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -155,6 +168,101 @@ def test_single_precision_at_singular_kernels(loss, shape):
         value, slope = jax.value_and_grad(loss)(s, t)
         assert np.isfinite(value) and np.all(np.isfinite(slope))
     assert float(loss(teacher, teacher)) == pytest.approx(0.0, abs=3e-4)
+
+
+def rbf(features, length_scale):
+    """The kernel entry by entry, in float64."""
+    square = np.sum((features[:, None] - features[None]) ** 2, axis=-1)
+    return np.exp(-0.5 * square / (length_scale**2 * features.shape[1]))
+
+
+@pytest.mark.parametrize("length_scale", [1.0, 10.0])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(("size", "width", "times"), [(128, 2, 1), (64, 8, 2), (48, 8, 1)])
+def test_a_smooth_kernel_and_inputs_that_are_twice(size, width, times, dtype, length_scale, x64):
+    """Of a rank far below its size: the transport's value and slope, against float64."""
+    rng = np.random.default_rng(0)
+    student, teacher = (np.repeat(rng.normal(size=(size, width)), times, axis=0) for _ in range(2))
+    noise = 1e-6 * np.eye(size * times)
+    target = rbf(teacher, length_scale)
+    by_hand = lambda s: wasserstein_of(rbf(s, length_scale) + noise, target + noise)
+    fn = lambda s: gaussian_process_wasserstein(
+        s, jnp.asarray(teacher, dtype), kernel_fn=rbf_kernel(length_scale)
+    )
+    value, slope = jax.jit(jax.value_and_grad(fn))(jnp.asarray(student, dtype))
+    assert value.dtype == dtype and np.all(np.isfinite(slope))
+    exact = dtype == jnp.float64
+    assert float(value) == pytest.approx(by_hand(student), rel=1e-6 if exact else 2e-3)
+    # Along the slope itself, where rounding cannot hide.
+    direction = np.asarray(slope, np.float64) / np.linalg.norm(slope)
+    step = 1e-4 * direction
+    expected = (by_hand(student + step) - by_hand(student - step)) / 2e-4
+    assert np.linalg.norm(slope) == pytest.approx(expected, rel=1e-3 if exact else 2e-2)
+    # The teacher itself: nothing is left but rounding.
+    value, slope = jax.value_and_grad(fn)(jnp.asarray(teacher, dtype))
+    assert float(value) <= 1e-6 * len(teacher)
+    assert np.max(np.abs(slope)) < (1e-7 if exact else 5e-3)
+
+
+def test_the_transport_of_a_kernel_of_rank_one_or_none():
+    """Kernels of a user's own that are singular at the start: finite, forwards and back."""
+    squared = lambda h: jnp.square(h @ h.T)
+    _, teacher = (jnp.asarray(one, jnp.float32) for one in draws((6, 3, 2)))
+    for start in (jnp.zeros((6, 3)), jnp.ones((6, 3)), jnp.eye(6, 3)):
+        fn = lambda s: gaussian_process_wasserstein(s, teacher, kernel_fn=squared)
+        value, slope = jax.value_and_grad(fn)(start)
+        k, t = (np.asarray(squared(one), np.float64) for one in (start, teacher))
+        assert float(value) == pytest.approx(wasserstein_of(k, t), rel=1e-2)
+        assert np.all(np.isfinite(slope))
+
+
+def test_distances_kernel_far_from_zero():
+    """Of features around 1,000, as precise as of the same ones around 0."""
+    h = np.float32(1000 + np.random.default_rng(0).normal(size=(64, 8)))
+    expected = rbf(np.float64(h), 1.0)
+    np.testing.assert_allclose(rbf_kernel()(jnp.asarray(h)), expected, atol=2e-6)
+    # A mean that is taken off must not be missing from the gradient.
+    slope = jax.grad(lambda h: rbf_kernel()(h)[0, 1])(jnp.asarray(h))
+    wanted = np.zeros_like(h)
+    wanted[0] = -expected[0, 1] * (h[0] - h[1]) / 8
+    wanted[1] = -wanted[0]
+    np.testing.assert_allclose(slope, wanted, atol=2e-6)
+
+
+def test_the_square_distance_is_its_integral(x64):
+    """Of two inputs, by a sum over a grid."""
+    student, teacher = draws((2, 3, 4), seed=1)
+    k, t = covariances(student, teacher, 0.05)
+    side = np.linspace(-12, 12, 1201)
+    grid = np.stack(np.meshgrid(side, side), axis=-1)
+    p, q = (stats.multivariate_normal(cov=cov).pdf(grid) for cov in (k, t))
+    expected = np.sum((p - q) ** 2) / np.sum(p**2 + q**2)
+    found = gaussian_process_square_distance(
+        jnp.asarray(student), jnp.asarray(teacher), jitter=0.05
+    )
+    assert float(found) == pytest.approx(expected, rel=1e-6) and 0.05 < expected < 0.95
+
+
+def test_the_square_distance_saturates_and_does_not_overflow():
+    """Densities of 100 dimensions, of features that are dead or large: 1, in single precision."""
+    one, other = (jnp.asarray(x, jnp.float32) for x in draws((100, 30, 20)))
+    for scale in (0.0, 1e-4, 1.0, 1e4):
+        value, slope = jax.value_and_grad(gaussian_process_square_distance)(scale * one, other)
+        assert float(value) == 1.0 and np.all(np.isfinite(slope))
+    near = other + 1e-3 * jnp.ones_like(other)
+    distances = [
+        float(loss(near, other, jitter=0.1))
+        for loss in (gaussian_process_hellinger, gaussian_process_square_distance)
+    ]
+    assert -1e-3 < distances[0] <= distances[1] + 1e-3 < 0.5
+
+
+def test_without_means_no_gram_matrix_is_made():
+    """Of many inputs and few features nothing is as large as their Gram matrix."""
+    one, other = (jnp.asarray(x, jnp.float32) for x in draws((50, 4, 3)))
+    assert "[50,50]" not in str(jax.make_jaxpr(jax.grad(gaussian_process_kl))(one, other))
+    with_means = lambda s: gaussian_process_kl(s, other, means=(jnp.zeros(50), jnp.ones(50)))
+    assert "[50,50]" in str(jax.make_jaxpr(with_means)(one))
 
 
 def test_single_precision_is_enough_for_a_batch():
