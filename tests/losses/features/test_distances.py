@@ -59,6 +59,14 @@ def test_distances_far_from_zero_and_of_duplicates():
     assert np.all(np.isfinite(slope))
 
 
+def test_what_counts_as_equal():
+    """Single precision: closer than 0.2 % of their norm after centring, and of slope 0."""
+    pairs = lambda gap: jnp.array([[1.0, 0.0], [1.0, gap], [-1.0, 0.0], [-1.0, gap]])
+    assert float(pairwise_distances(pairs(2.2e-3))[0, 1]) == pytest.approx(2.2e-3, rel=0.05)
+    assert pairwise_distances(pairs(1.8e-3))[0, 1] == 0
+    assert jax.grad(lambda gap: pairwise_distances(pairs(gap))[0, 1])(1.8e-3) == 0
+
+
 def test_equal_distances_cost_nothing_and_nothing_flows_into_a_teacher():
     h = jnp.asarray(TEACHER, jnp.float32)
     turned = h @ jnp.asarray(np.linalg.qr(RNG.normal(size=(4, 4)))[0], jnp.float32) + 1

@@ -103,6 +103,24 @@ def test_supervised_by_loops(fn, x64):
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_mean_over_inputs_does_not_shrink_with_the_batch():
+    """Of unrelated features: where released code's mean over pairs is 32 times less."""
+    found = []
+    for size in (16, 512):
+        one, other = (jnp.asarray(RNG.normal(size=(size, 16)), jnp.float32) for _ in range(2))
+        found.append(float(probabilistic_knowledge_transfer(one, other)))
+    assert 0.5 < found[1] / found[0] < 2
+
+
+def test_supervised_jeffreys_is_set_by_its_floor():
+    h, labels = jnp.asarray(RNG.normal(size=(128, 16)), jnp.float32), RNG.integers(10, size=128)
+    values = [
+        float(supervised_knowledge_transfer(h, labels, divergence=one))
+        for one in ("kl", "jeffreys")
+    ]
+    assert values == pytest.approx([2.3, 14.3], rel=0.1)
+
+
 def test_quadratic_mutual_information_is_its_integral(x64):
     """Of densities on a line, whose kernel's square root is a narrower Gaussian."""
     h = RNG.normal(size=6)
