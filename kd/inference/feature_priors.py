@@ -26,10 +26,19 @@ def feature_log_prior(
 
     at fixed inputs, so that it is a function of the parameters alone and goes wherever a log-prior
     does: added to a log-likelihood and maximised, or sampled under it, with
-    `kd.samplers.minibatch_log_posterior` and `kd.samplers.sgld`. Priors of several teachers
-    multiply: their logarithms add, and each may have inputs, layers and a strength of its own. It
-    alone is no proper prior: it knows no scale of weights that the features do not, so that another
-    goes with it.
+    `kd.samplers.minibatch_log_posterior` and `kd.samplers.sgld`. It alone is no proper prior: it
+    knows no scale of weights that the features do not, so that another goes with it.
+
+    Priors of several teachers multiply: their logarithms add, and each may have inputs, layers and
+    a strength of its own. Teachers of *one* layer leave it what they share: by the KL divergence
+    the most probable kernel is their harmonic mean,
+
+    .. math:: K = \Bigl(\sum_j \alpha_j\Bigr) \Bigl(\sum_j \alpha_j K_j^{-1}\Bigr)^{-1}
+       \preceq \frac{\sum_j \alpha_j}{\alpha_i} K_i \quad \text{for every } i,
+
+    so that what one of them does not vary in, the layer does not. For all that each knows, as in
+    section 3.3 of the reference, each has features of its own: another layer, or a slice of one,
+    which `features_fn` may give a name.
 
     Args:
       features_fn: parameters and one input to features by name: `kd.models.features_of`.

@@ -1,5 +1,7 @@
 """Feature priors: the divergence by hand, their products, and what is sampled under one."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,51 @@ def test_two_experts_that_agree_are_one_at_twice_the_strength():
     both = lambda params: one(params) + one(params)
     values = [jax.value_and_grad(fn)(params_of(0)) for fn in (both, twice)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *values)
+
+
+def test_two_teachers_of_one_layer_leave_it_their_harmonic_mean(x64):
+    """There both priors' slopes cancel, and around it both together are less probable."""
+    rng = np.random.default_rng(0)
+    index, strengths, jitter = jnp.arange(4), (1.0, 3.0), 1e-6
+    teachers = [jnp.asarray(rng.normal(size=(4, 5))) for _ in range(2)]
+    kernels = [np.asarray(one @ one.T) / 5 for one in teachers]
+    precisions = [a * np.linalg.inv(k) for a, k in zip(strengths, kernels, strict=True)]
+    harmonic = sum(strengths) * np.linalg.inv(sum(precisions))
+    divergence_fn = partial(features.gaussian_process_kl, jitter=jitter)
+    priors = [
+        inference.feature_log_prior(
+            *(lambda h, i: {"h": h[i]}, index, {"h": teacher}),
+            strength=strength,
+            divergence_fn=divergence_fn,
+        )
+        for strength, teacher in zip(strengths, teachers, strict=True)
+    ]
+    both = lambda h: priors[0](h) + priors[1](h)
+    best = jnp.asarray(np.linalg.cholesky(harmonic)) * 2.0  # Their width is 4.
+    value, slope = jax.value_and_grad(both)(best)
+    alone = jax.grad(priors[0])(best)
+    assert np.max(np.abs(slope)) < 1e-3 * np.max(np.abs(alone))
+    for seed in range(10):
+        off = np.random.default_rng(seed).normal(size=(4, 4))
+        assert float(both(best + 0.1 * jnp.asarray(off))) < float(value)
+    for strength, kernel in zip(strengths, kernels, strict=True):
+        assert np.linalg.eigvalsh(4 * kernel / strength - harmonic).min() > 0
+
+
+def test_slices_of_a_layer_learn_of_one_teacher_each(x64):
+    """Of teachers that vary in other inputs: together both, where one slice has what they share."""
+    index, teachers = jnp.arange(3), [jnp.eye(3)[:, :2], jnp.eye(3)[:, 1:]]
+    in_slices = inference.feature_log_prior(
+        *(lambda h, i: {"a": h[i, :2], "b": h[i, 2:]}, index),
+        dict(zip("ab", teachers, strict=True)),
+    )
+    known = jnp.concatenate(teachers, axis=1)
+    assert float(in_slices(known)) == pytest.approx(0.0, abs=1e-9)
+    as_one = [
+        inference.feature_log_prior(lambda h, i: {"h": h[i]}, index, {"h": t}) for t in teachers
+    ]
+    shared = jnp.eye(3)[:, 1:2] @ jnp.full((1, 4), 2**0.5) / 2**0.5
+    assert float(sum(one(shared) for one in as_one)) > float(sum(one(known) for one in as_one))
 
 
 def test_another_divergence():
