@@ -72,7 +72,7 @@ def start_of(
 
 
 def regressor_of(link: Link, batch: Batch) -> nn.Module:
-    """From the student's layer to the teacher's."""
+    """From the student's layer to the teacher's: linear, where FitNets' is rectified as that is."""
     return models.Regressor(batch["features"][link.told].shape[1:])
 
 
