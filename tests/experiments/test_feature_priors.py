@@ -342,7 +342,7 @@ def test_every_protocol_has_an_optimiser_of_its_own():
 
 
 def test_students_of_all_methods_begin_alike_and_see_the_same_batches():
-    settings, task = task_of({})
+    settings, task = task_of({"batch_size": 5})
     batch = batch_of(task)
     labelled = {name: batch[name] for name in ("labelled_x", "labelled_y")}
     told = {name: batch[name] for name in ("x", "features", "logits")}
