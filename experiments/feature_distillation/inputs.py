@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -72,6 +73,7 @@ def check(settings: Settings) -> None:
     """Refuses settings that do not go together."""
     for name, like in (
         ("stage_sizes", "stage_channels"),
+        ("stage_grid", "stage_channels"),
         ("pool_size", "channels"),
         ("aux_channels", "channels"),
     ):
@@ -118,5 +120,10 @@ def batches(
     if settings.padding:
         stream = streams.with_crops(stream, padding=settings.padding)
         for name, answer_fn in answers.items():
-            stream = streams.label_features(stream, answer_fn, name=name)
+            stream = _answered(stream, name, answer_fn)
     return streams.numbered(stream)
+
+
+def _answered(stream: Stream, name: str, answer_fn: Callable[[Array], dict[str, Array]]) -> Stream:
+    """With a network's answers to each batch, whose images are the same whoever is asked."""
+    return streams.map_batch(lambda batch: batch | {name: jax.vmap(answer_fn)(batch["x"])}, stream)

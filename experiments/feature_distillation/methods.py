@@ -47,6 +47,13 @@ def needed(settings: Settings, condition: Condition) -> set[str]:
     return set(links_of(settings, condition).values())
 
 
+def asked(settings: Settings, source: str) -> set[str]:
+    """What of a source's answer any network of the run learns from."""
+    conditions = [one for one in settings.conditions() if source_of(one) == source]
+    names = set().union(*(needed(settings, one) for one in conditions))
+    return names | {POOLED} if source == TEACHER and settings.needs_aux() else names
+
+
 def objective_of(
     settings: Settings, condition: Condition, model: nn.Module, epoch: int
 ) -> Objective:
@@ -74,19 +81,31 @@ def objective_of(
 
 
 def start_of(
-    settings: Settings, condition: Condition, model: nn.Module, told: Batch, key: Key
+    settings: Settings,
+    condition: Condition,
+    model: nn.Module,
+    student: PyTree,
+    example: Batch,
+    key: Key,
 ) -> PyTree:
-    """Parameters before a student learns, with all else that its method has."""
-    student_key, other_key = jax.random.split(key)
-    x = told["x"][0]
-    params = {"student": model.init(student_key, x)}
+    """What a student begins with: its network's parameters, and all else that its method has.
+
+    Args:
+      settings: of the run.
+      condition: the kind of student.
+      model: its network.
+      student: the network's parameters.
+      example: one of the examples, with what teachers say of it, for shapes.
+      key: of one student; it decides what is not of the network.
+    """
+    params = {"student": student}
     links = links_of(settings, condition)
     if condition.method in REGRESSED:
-        own = models.features_of(model, list(links))(params["student"], x)
-        shapes = {name: told[source_of(condition)][links[name]].shape[1:] for name in links}
+        sizes = models.layers_of(model, student, example["x"])
+        shapes = {name: example[source_of(condition)][links[name]].shape for name in links}
         params["regressors"] = {
             name: _regressor(condition, shapes[name]).init(
-                jax.random.fold_in(other_key, index), own[name]
+                jax.random.fold_in(key, index), jnp.zeros(sizes[name])
             )
             for index, name in enumerate(links)
         }
@@ -95,7 +114,7 @@ def start_of(
                 name: features.init_variance(shape[-1]) for name, shape in shapes.items()
             }
     if condition.method == "flow_random":
-        shares = jax.random.dirichlet(other_key, jnp.ones(len(links)))
+        shares = jax.random.dirichlet(key, jnp.ones(len(links)))
         params["weights"] = {name: shares[index] for index, name in enumerate(links)}
     return params
 
@@ -132,6 +151,19 @@ def soft_targets(settings: Settings, model: nn.Module) -> Objective:
         )(logits, batch[TEACHER][LOGITS])
         weight = settings.label_weight
         return weight * _label_loss(logits, batch["y"]) + (1 - weight) * jnp.mean(soft)
+
+    return objective
+
+
+def transfer(settings: Settings, model: nn.Module) -> Objective:
+    """The teacher's last layer by both kernels: what the auxiliary network learns from."""
+    features_fn = models.features_of(model, [settings.last])
+
+    def objective(params: PyTree, batch: Batch) -> Array:
+        told = {settings.last: batch[TEACHER][POOLED]}
+        return features.information_flow(
+            _all(features_fn, params, batch), told, {settings.last: 1.0}
+        )
 
     return objective
 

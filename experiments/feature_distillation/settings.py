@@ -24,7 +24,10 @@ METHODS = (
     "layer",
 )
 # What two minutes have time for.
-QUICK_METHODS = tuple(one for one in METHODS if one not in ("vid", "hint_aux", "mkt_aux"))
+QUICK_METHODS = (
+    *("labels", "soft", "hint", "pkt", "vid_aux"),
+    *("flow", "flow_random", "flow_direct", "layer"),
+)
 LAST = "last"  # Of method "layer": no other layer than that.
 
 
@@ -88,8 +91,20 @@ class Settings:
     stage_channels: tuple[int, ...] = setting(
         (8, 16), (64, 128, 256, 512), "channels of each", at_least=1, at_most=10_000
     )
+    stage_grid: tuple[int, ...] = setting(
+        (4, 4),
+        (4, 4, 2, 1),
+        "parts a side over which each stage's map is averaged for flow_direct; a smaller map is "
+        "taken whole",
+        at_least=1,
+        at_most=100,
+    )
     channels: tuple[int, ...] = setting(
-        (4, 8), (8, 16, 32), "of the student's 3 x 3 convolutions", at_least=1, at_most=10_000
+        (4, 8),
+        (8, 16, 32),
+        "of the student's 3 x 3 convolutions, which are not normalised",
+        at_least=1,
+        at_most=10_000,
     )
     pool_size: tuple[int, ...] = setting(
         (1, 2), (2, 2, 2), "after each of them, and of the auxiliary's", at_least=1, at_most=100
@@ -107,23 +122,27 @@ class Settings:
     aux_hidden_size: int = setting(
         32, 128, "units of its last layer but one", at_least=1, at_most=100_000
     )
-    teacher_epochs: int = setting(20, 100, "of its training", at_least=1, at_most=100_000)
+    teacher_epochs: int = setting(20, 80, "of its training", at_least=1, at_most=100_000)
     aux_epochs: int = setting(
         30, 80, "of the auxiliary's, from labels", at_least=1, at_most=100_000
     )
     aux_transfer_epochs: int = setting(
         20, 40, "of the auxiliary's after that, from the teacher", at_least=1, at_most=100_000
     )
-    student_epochs: int = setting(30, 50, "of each student's", at_least=1, at_most=100_000)
+    student_epochs: int = setting(25, 50, "of each student's", at_least=1, at_most=100_000)
     batch_size: int = setting(100, 128, "examples a step", at_least=2, at_most=MOST)
     rate: float = setting(
-        3e-3, 1e-3, "of Adam, at first; it falls along a cosine", above=0, at_most=1e6
+        3e-3,
+        1e-3,
+        "of Adam, at first, of every network and method; it falls along a cosine",
+        above=0,
+        at_most=1e6,
     )
     padding: int = setting(
         0,
         4,
-        "pixels that images are shifted by at most, half mirrored; 0: as they are, and what "
-        "teachers say is computed once",
+        "pixels that images are shifted by at most, with the mean colour around them, half "
+        "mirrored; 0: as they are, and what teachers say is computed once",
         at_least=0,
         at_most=100,
     )
@@ -133,7 +152,7 @@ class Settings:
     flow_decay: float = setting(0.7, 0.7, "of that weight, an epoch", above=0, at_most=1)
     temperature: float = setting(2.0, 2.0, "of soft targets", above=0, at_most=1e6)
     label_weight: float = setting(
-        0.1, 0.1, "lambda, of labels beside soft targets", at_least=0, at_most=1
+        0.0, 0.0, "lambda, of labels beside soft targets", at_least=0, at_most=1
     )
     contrastive_weight: float = setting(
         0.1, 0.1, "of contrastive supervision beside a method", above=0, at_most=1e6
@@ -144,7 +163,9 @@ class Settings:
     num_queries: int = setting(
         0, 0, "test images that are looked up; 0: all", at_least=0, at_most=MOST
     )
-    num_repeats: int = setting(2, 3, "students of each kind", at_least=1, at_most=10_000)
+    num_repeats: int = setting(
+        3, 3, "students of each kind, from the same starts", at_least=1, at_most=10_000
+    )
     seed: int = setting(0, 0, "decides everything random", at_least=0, at_most=2**32 - 1)
 
     @property

@@ -1,6 +1,5 @@
 """The study itself: a teacher, an auxiliary network, students by every method, what they find."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -68,8 +67,9 @@ def compare(run: Run, loaded: Loaded) -> list[Row]:
         told = tell(run, told, AUX, sources[AUX])
         found["aux_labels"] = judge(run, dataset, before, settings.last)
         found["aux"] = judge(run, dataset, sources[AUX], settings.last)
+    starts = start_students(run, dataset)
     for condition in settings.conditions():
-        students = distil(run, dataset, told, sources, condition)
+        students = distil(run, dataset, told, sources, starts, condition)
         found[condition.name] = [
             one
             for index in range(settings.num_repeats)
@@ -97,9 +97,8 @@ def teach_auxiliary(
 ) -> Source:
     """The auxiliary network after that, from the teacher's last layer alone."""
     settings = run.settings
-    condition = Condition("none", "pkt")
-    objective = methods.objective_of(settings, condition, before.model, 1)
-    stream = _stream(settings, condition, told, {TEACHER: teacher})
+    objective = methods.transfer(settings, before.model)
+    stream = _stream(settings, told, TEACHER, teacher, {POOLED})
     num_steps = inputs.num_steps(settings, dataset, settings.aux_transfer_epochs)
     params = _fit(
         run, AUX, dataset, before.model, stream, objective, before.params, num_steps, settings.last
@@ -149,7 +148,10 @@ def _fit(
 
 def tell(run: Run, told: Batch, name: str, source: Source) -> Batch:
     """The examples with what a network says of them: of all, or of one where they are altered."""
-    answer_fn = _answers(run.settings, {name: source})[name]
+    wanted = methods.asked(run.settings, name)
+    if not wanted:
+        return told
+    answer_fn = networks.answer_of(run.settings, *source, wanted)
     if run.settings.padding:
         # Asked anew at every step; the one is for shapes.
         return told | {name: jax.vmap(answer_fn)(told["x"][:1])}
@@ -162,28 +164,42 @@ def tell(run: Run, told: Batch, name: str, source: Source) -> Batch:
     )
 
 
+def start_students(run: Run, dataset: Dataset) -> Source:
+    """Students of any kind before they learn; leaves are `[R, ...]`."""
+    model = networks.student(run.settings, dataset)
+    keys = jax.random.split(run.key("starts"), run.settings.num_repeats)
+    x = jnp.asarray(dataset.train_x[0])
+    return Source(model, jax.vmap(lambda key: model.init(key, x))(keys))
+
+
 def distil(
-    run: Run, dataset: Dataset, told: Batch, sources: dict[str, Source], condition: Condition
+    run: Run,
+    dataset: Dataset,
+    told: Batch,
+    sources: dict[str, Source],
+    starts: Source,
+    condition: Condition,
 ) -> Source:
-    """Students of one kind, from starts and by minibatches of their own; leaves are `[R, ...]`."""
-    settings, repeats = run.settings, run.settings.num_repeats
-    model = networks.student(settings, dataset)
-    phase = f"students[{condition.name}]"
-    key = run.key(phase)
-    starts = jax.vmap(lambda key: methods.start_of(settings, condition, model, told, key))(
-        jax.random.split(jax.random.fold_in(key, 1), repeats)
+    """Students of one kind, from the starts and by the minibatches of every other kind."""
+    settings, repeats, model = run.settings, run.settings.num_repeats, starts.model
+    key = run.key("students")
+    example = jax.tree.map(lambda leaf: leaf[0], told)
+    start_fn = partial(methods.start_of, settings, condition, model)
+    own = jax.vmap(start_fn, in_axes=(0, None, 0))(
+        starts.params, example, jax.random.split(jax.random.fold_in(key, 1), repeats)
     )
     num_steps = inputs.num_steps(settings, dataset, settings.student_epochs)
     epoch = inputs.steps_an_epoch(settings, dataset)
     objective = methods.objective_of(settings, condition, model, epoch)
     update = training.gradient(objective, _optimizer(settings, num_steps))
     evaluate = tables.NearestMean(model, settings.last, dataset)
+    name, wanted = methods.source_of(condition), methods.needed(settings, condition)
     final = run.fit(
-        phase,
+        f"students[{condition.name}]",
         key,
-        _stream(settings, condition, told, sources),
+        _stream(settings, told, name, sources.get(name), wanted),
         update,
-        jax.vmap(update.init)(starts),
+        jax.vmap(update.init)(own),
         num_steps,
         evaluate_fn=lambda state: evaluate(state.params),
         num_points=NUM_POINTS,
@@ -193,28 +209,17 @@ def distil(
 
 
 def _stream(
-    settings: Settings, condition: Condition, told: Batch, sources: dict[str, Source]
+    settings: Settings, told: Batch, name: str | None, source: Source | None, wanted: set[str]
 ) -> Stream:
-    """Batches with what the method reads, and no more."""
-    name, wanted = methods.source_of(condition), methods.needed(settings, condition)
+    """Batches with what is wanted of a source's answer, and no more; without a source of none."""
     examples = {key: told[key] for key in ("x", "y")}
-    if name is None:
+    if source is None:
         return inputs.batches(settings, examples, {})
     if settings.padding:
-        answer_fn = _answers(settings, {name: sources[name]})[name]
-        pick = lambda x: {key: value for key, value in answer_fn(x).items() if key in wanted}  # noqa: E731
-        return inputs.batches(settings, examples, {name: pick})
-    picked = {key: value for key, value in told[name].items() if key in wanted}
+        answer_fn = networks.answer_of(settings, *source, wanted)
+        return inputs.batches(settings, examples, {name: answer_fn})
+    picked = {key: told[name][key] for key in wanted}
     return inputs.batches(settings, examples | {name: picked}, {})
-
-
-def _answers(settings: Settings, sources: dict[str, Source]) -> dict[str, Callable]:
-    """What each source says of one image."""
-    answers = {TEACHER: networks.teacher_answer, AUX: networks.aux_answer}
-    return {
-        name: answers[name](settings, source.model, source.params)
-        for name, source in sources.items()
-    }
 
 
 def _optimizer(settings: Settings, num_steps: int) -> optax.GradientTransformation:

@@ -1,5 +1,7 @@
 """experiments.feature_distillation: what each method minimises, what is found, runs, faults."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 import study_runs
 from PIL import Image
 
-from experiments.feature_distillation import inputs, methods, networks, tables
+from experiments import report
+from experiments.feature_distillation import inputs, methods, networks, study, tables
 from experiments.feature_distillation.settings import BY_AUX, METHODS, Condition, Settings
 from experiments.flags import Options, resolve
+from experiments.run import Run
 from kd import data, models
 from kd.export import load_student
 from kd.losses import features
@@ -27,6 +31,7 @@ TINY = {
     "aux_transfer_epochs": 1,
     "student_epochs": 2,
     "num_queries": 50,
+    "num_repeats": 2,
 }
 
 
@@ -40,19 +45,32 @@ def lesson():
     settings = settings_of(TINY)
     dataset = inputs.load(settings, Options(data_dir=None, workdir=None)).dataset
     told = {"x": jnp.asarray(dataset.train_x[:10]), "y": jnp.asarray(dataset.train_y[:10])}
-    for name, model, answer_fn in (
-        ("teacher", networks.teacher(settings, dataset), networks.teacher_answer),
-        ("aux", networks.auxiliary(settings, dataset), networks.aux_answer),
-    ):
-        params = model.init(jax.random.key(3), told["x"][0])
-        told[name] = jax.vmap(answer_fn(settings, model, params))(told["x"])
-    return settings, networks.student(settings, dataset), told
+    sources = {}
+    for name, make in (("teacher", networks.teacher), ("aux", networks.auxiliary)):
+        model = make(settings, dataset)
+        sources[name] = study.Source(model, model.init(jax.random.key(3), told["x"][0]))
+        answer_fn = networks.answer_of(settings, *sources[name], methods.asked(settings, name))
+        told[name] = jax.vmap(answer_fn)(told["x"])
+    model = networks.student(settings, dataset)
+    return SimpleNamespace(
+        dataset=dataset,
+        model=model,
+        start=model.init(jax.random.key(0), told["x"][0]),
+        told=told,
+        sources=sources,
+    )
+
+
+def start_of(lesson, condition, seed=0):
+    example = jax.tree.map(lambda leaf: leaf[0], lesson.told)
+    given = settings_of(TINY), condition, lesson.model, lesson.start, example
+    return methods.start_of(*given, jax.random.key(seed))
 
 
 def value_of(lesson, condition, step=0, **given):
-    settings, model, told = lesson
+    model, told = lesson.model, lesson.told
     settings = settings_of(TINY | given)
-    params = methods.start_of(settings, condition, model, told, jax.random.key(0))
+    params = start_of(lesson, condition)
     own = jax.vmap(lambda x: models.features_of(model)(params["student"], x))(told["x"])
     objective = methods.objective_of(settings, condition, model, epoch=4)
     return float(objective(params, told | {"step": jnp.array(step)})), params, own
@@ -72,7 +90,7 @@ def test_images_are_standardised_by_what_the_training_images_say():
 
 
 def test_answers_by_hand(lesson):
-    _, _, told = lesson
+    told = lesson.told
     y = np.asarray(told["y"])
     value, _, own = value_of(lesson, Condition("none", "labels"))
     logits = np.asarray(own["output"], float)
@@ -90,7 +108,7 @@ def test_answers_by_hand(lesson):
 
 
 def test_the_last_layer_by_hand(lesson):
-    _, _, told = lesson
+    told = lesson.told
     for method, source, layer in (
         ("mkt", "teacher", "pooled"),
         ("pkt", "teacher", "pooled"),
@@ -107,9 +125,9 @@ def test_the_last_layer_by_hand(lesson):
 
 @pytest.mark.parametrize("method", ["hint", "hint_aux", "vid", "vid_aux"])
 def test_regressed_layers_by_hand(method, lesson):
-    settings, _, told = lesson
+    told = lesson.told
     value, params, own = value_of(lesson, Condition("none", method))
-    links = methods.links_of(settings, Condition("none", method))
+    links = methods.links_of(settings_of(TINY), Condition("none", method))
     source = "aux" if method in BY_AUX else "teacher"
     assert set(links) == ({"hidden_0", "Conv_0", "Conv_1"} if method == "vid_aux" else {"hidden_0"})
     total = 0.0
@@ -130,7 +148,7 @@ def test_regressed_layers_by_hand(method, lesson):
 
 
 def test_weights_of_layers_fall_with_the_epochs(lesson):
-    _, _, told = lesson
+    told = lesson.told
     given = {"flow_weight": 10, "flow_decay": 0.5}
     for step, weight in ((0, 10.0), (3, 10.0), (4, 5.0), (9, 2.5)):
         value, _, own = value_of(lesson, Condition("none", "flow"), step, **given)
@@ -146,7 +164,7 @@ def test_weights_of_layers_fall_with_the_epochs(lesson):
 
 
 def test_random_weights_are_shares_that_stay(lesson):
-    settings, model, told = lesson
+    settings, model, told = settings_of(TINY), lesson.model, lesson.told
     condition = Condition("none", "flow_random")
     value, params, own = value_of(lesson, condition)
     weights = params["weights"]
@@ -156,23 +174,88 @@ def test_random_weights_are_shares_that_stay(lesson):
     objective = methods.objective_of(settings, condition, model, epoch=4)
     slope = jax.grad(objective)(params, told | {"step": jnp.array(0)})
     assert not any(slope["weights"].values())
-    other = methods.start_of(settings, condition, model, told, jax.random.key(1))
+    other = start_of(lesson, condition, seed=1)
     assert all(other["weights"][name] != weight for name, weight in weights.items())
 
 
 def test_the_teachers_own_stages_are_matched_in_order(lesson):
-    _, _, told = lesson
     value, _, own = value_of(lesson, Condition("none", "flow_direct"))
-    stages = {"hidden_0": told["teacher"]["pooled"]}
-    stages |= {name: told["teacher"]["stage_0"] for name in ("Conv_0", "Conv_1")}
+    said = lesson.told["teacher"]
+    stages = {"hidden_0": said["pooled"], "Conv_0": said["stage_0"], "Conv_1": said["stage_1"]}
     weights = {"hidden_0": 1.0, "Conv_0": 100.0, "Conv_1": 100.0}
     assert value == pytest.approx(float(features.information_flow(own, stages, weights)), rel=1e-5)
     paper = settings_of({}, preset="paper")
     assert networks.stages(paper) == {f"Conv_{i}": f"stage_{i}" for i in range(3)}
 
 
+def test_no_two_convolutions_share_a_stage_while_there_are_enough():
+    for num_stages in range(1, 8):
+        for num_layers in range(1, 8):
+            settings = Settings(stage_sizes=(1,) * num_stages, channels=(1,) * num_layers)
+            found = list(networks.stages(settings).values())
+            assert found == sorted(found) and found[0] == "stage_0"
+            assert len(set(found)) == min(num_stages, num_layers)
+            assert (f"stage_{num_stages - 1}" in found) == (
+                1 < num_stages <= num_layers or num_stages == 1
+            )
+
+
+def test_stages_are_averaged_over_parts_of_their_maps(lesson):
+    model, params = lesson.sources["teacher"]
+    maps = jax.vmap(lambda x: models.features_of(model)(params, x))(lesson.told["x"])
+    said = lesson.told["teacher"]
+    assert maps["stage_0"].shape == (10, 8, 8, 4)
+    quarters = np.asarray(maps["stage_0"]).reshape(10, 4, 2, 4, 2, 4).mean((2, 4))
+    np.testing.assert_allclose(said["stage_0"], quarters, atol=1e-5)
+    assert maps["stage_1"].shape == (10, 4, 4, 6)  # Which is small enough.
+    np.testing.assert_allclose(said["stage_1"], maps["stage_1"], atol=1e-5)
+    uneven = np.random.default_rng(0).normal(size=(7, 3, 2))
+    rows = (slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 7))
+    wanted = np.stack([uneven[part].mean(0) for part in rows])
+    np.testing.assert_allclose(networks.averaged(jnp.asarray(uneven), 4), wanted, atol=1e-6)
+
+
+def test_the_published_teacher_says_maps_of_the_published_sizes():
+    settings, x = settings_of({}, preset="paper"), jnp.zeros((32, 32, 3))
+    model = models.ResNet(10, settings.stage_sizes, settings.stage_channels)
+    params = jax.eval_shape(model.init, jax.random.key(0), x)
+    names = methods.needed(settings, Condition("none", "flow_direct"))
+    said = jax.eval_shape(
+        lambda params: networks.answer_of(settings, model, params, names)(x), params
+    )
+    assert {name: value.shape for name, value in said.items()} == {
+        "pooled": (512,),
+        "stage_0": (4, 4, 64),
+        "stage_1": (4, 4, 128),
+        "stage_2": (2, 2, 256),
+    }
+
+
+def test_the_auxiliary_network_learns_by_both_kernels(lesson):
+    model, params = lesson.sources["aux"]
+    value = methods.transfer(settings_of(TINY), model)({"student": params}, lesson.told)
+    total = 0.0
+    for kernel in (cosines, student_t):
+        p, q = (
+            kernel(np.asarray(lesson.told[source][layer], float))
+            for source, layer in (("teacher", "pooled"), ("aux", "hidden_0"))
+        )
+        p, q = (one / one.sum(axis=1, keepdims=True) for one in (p, q))
+        total += np.sum((p - q) * np.log(p / q)) / 10
+    assert float(value) == pytest.approx(total, rel=1e-3)
+
+
+def cosines(h):
+    units = h / np.linalg.norm(h, axis=1, keepdims=True)
+    return np.array([[(a @ b + 1) / 2 for b in units] for a in units])
+
+
+def student_t(h):
+    return np.array([[1 / (1 + np.linalg.norm(a - b)) for b in h] for a in h])
+
+
 def test_contrastive_supervision_beside_a_method(lesson):
-    _, _, told = lesson
+    told = lesson.told
     alone, _, own = value_of(lesson, Condition("none", "pkt"))
     beside, _, _ = value_of(lesson, Condition("contrastive", "pkt"), contrastive_weight=0.3)
     units = own["hidden_0"] / jnp.maximum(
@@ -185,8 +268,8 @@ def test_contrastive_supervision_beside_a_method(lesson):
 
 
 def test_dead_features_have_a_finite_slope(lesson):
-    settings, model, told = lesson
-    params = methods.start_of(settings, Condition("none", "pkt"), model, told, jax.random.key(0))
+    settings, model, told = settings_of(TINY), lesson.model, lesson.told
+    params = start_of(lesson, Condition("none", "pkt"))
     dead = jax.tree.map(jnp.zeros_like, params)
     for method in METHODS:
         if method in methods.REGRESSED or method == "flow_random":
@@ -207,6 +290,50 @@ def test_a_method_reads_what_it_needs():
     assert not settings_of(TINY | {"method": "labels,pkt,flow_direct"}).needs_aux()
 
 
+def test_of_an_answer_is_kept_what_somebody_learns_from():
+    asked = lambda method, source: methods.asked(settings_of(TINY | {"method": method}), source)
+    assert asked("labels", "teacher") == asked("labels,soft", "aux") == set()
+    assert asked("labels,soft", "teacher") == {"output"}
+    assert asked("flow_direct", "teacher") == {"pooled", "stage_0", "stage_1"}
+    assert asked("hint_aux", "teacher") == {"pooled"}  # Of which the auxiliary network learns.
+    assert asked("soft,hint_aux,layer", "aux") == {"hidden_0", "Conv_0", "Conv_1"}
+
+
+class Watched(Run):
+    """A run that trains nothing, and keeps what it was to train."""
+
+    def fit(self, phase, key, stream, update, state, num_steps, **_):
+        self.log.append((phase, key, stream, state.params["student"]))
+        return SimpleNamespace(student=state)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_students_of_all_kinds_start_alike_and_see_the_same_images(padding, lesson):
+    settings = settings_of(TINY | {"padding": padding, "batch_size": 5})
+    run = Watched(settings, None, None, [], None)
+    starts = study.start_students(run, lesson.dataset)
+    conditions = [Condition("none", one) for one in ("labels", "soft", "vid", "flow_random")]
+    for condition in (*conditions, Condition("contrastive", "hint")):
+        study.distil(run, lesson.dataset, lesson.told, lesson.sources, starts, condition)
+    assert len({phase for phase, *_ in run.log}) == 5
+    _, key, stream, start = run.log[0]
+    one, other = (jax.tree.map(lambda leaf, i=i: leaf[i], start) for i in (0, 1))
+    assert not np.array_equal(*(jax.tree.leaves(each)[0] for each in (one, other)))
+    images = drawn(key, stream)
+    assert not np.array_equal(images[0], images[1])
+    for _, other_key, other_stream, other_start in run.log[1:]:
+        jax.tree.map(np.testing.assert_array_equal, other_start, start)
+        np.testing.assert_array_equal(drawn(other_key, other_stream), images)
+
+
+def drawn(key, stream, num_batches=3):
+    state, found = stream.init(key), []
+    for index in range(num_batches):
+        state, batch = stream.next(jax.random.fold_in(key, index), state)
+        found.append(batch["x"])
+    return np.stack(found)
+
+
 # What is found.
 
 
@@ -222,16 +349,44 @@ def test_figures_of_merit_by_hand():
     assert found.by_metric["euclidean"]["top100"] == pytest.approx(50)  # Of the four there are.
     # All cosines are 1, so that the database's order decides: 0, 0, 1, 1.
     assert found.by_metric["cosine"]["map"] == pytest.approx(75)
-    assert set(found.by_metric["cosine"]) == {"map", "map_released", "top100"}
+    assert set(found.by_metric["cosine"]) == {"map", "map_released", "top100", "top100_released"}
 
 
 def test_the_papers_figures_stand_beside_their_kind():
     settings = settings_of({}, preset="paper")
     assert tables._paper_of(settings, "aux")["map_released", "cosine"] == 66.78
-    assert tables._paper_of(settings, "none,flow")["top100", "euclidean"] == 61.54
+    assert tables._paper_of(settings, "none,flow")["top100_released", "euclidean"] == 61.54
     assert tables._paper_of(settings, "contrastive,flow")["map_released", "euclidean"] == 49.55
     assert tables._paper_of(settings, "contrastive,soft") == {}
     assert tables._paper_of(settings_of(TINY), "none,flow") == {}
+
+
+def test_the_papers_figures_are_printed_below_those_of_the_same_reading(capsys, tmp_path):
+    settings = settings_of({"supervision": "none", "method": "labels,flow_direct"}, preset="paper")
+    dataset = data.Dataset(None, np.zeros(9), np.zeros(9), np.zeros(9), 10)
+    found = []
+    for less in (10, -10):
+        values = {"map": 30, "map_released": 31, "top100": 50, "top100_released": 51}
+        values = {name: value - less for name, value in values.items()}
+        found.append(tables.Found(40, {"euclidean": values, "cosine": values}))
+    names = ("teacher", "none,labels", "none,flow_direct")
+    rows = tables.rows(settings, dataset, dict.fromkeys(names, found))
+    tables.show(report.summary("it", "paper", 1.0, rows), settings, tmp_path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert max(map(len, lines)) <= 80
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    plain = ["30.0 ± 10.0"] * 2 + ["50.0 ± 10.0"] * 2
+    released = ["31.0 ± 10.0"] * 2 + ["51.0 ± 10.0"] * 2
+    assert cells == [
+        ["teacher", *plain],
+        ["labels", *plain],
+        ["teacher's own stages", *plain],
+        ["teacher", *released],
+        ["in the paper", "87.18", "90.47", "92.15", "92.26"],
+        ["labels", *released],
+        ["in the paper", "35.30", "39.00", "55.87", "58.77"],
+        ["teacher's own stages", *released],
+    ]
 
 
 # Runs.
@@ -240,7 +395,7 @@ def test_the_papers_figures_stand_beside_their_kind():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("feature_distillation") / "run"
-    given = TINY | {"supervision": "none,contrastive", "method": "labels,hint,flow,layer"}
+    given = TINY | {"supervision": "none,contrastive", "method": "hint,layer"}
     with study_runs.unverified_exports():
         return study_runs.succeed_here(path, given, module=MODULE)
 
@@ -253,7 +408,7 @@ def test_a_run_leaves_what_it_promises(finished):
         pixels = np.asarray(Image.open(finished.path / "figures" / name).convert("L"))
         assert min(pixels.shape) > 200 and np.std(pixels) > 5
     names = {path.name for path in (finished.path / "student").iterdir()}
-    assert len(names) == 2 * (3 + 3) and "none-layer-Conv_1" in names
+    assert len(names) == 2 * (1 + 3) and "none-layer-Conv_1" in names
     shown = finished.stdout[finished.stdout.index("Networks that teach") :]
     assert max(map(len, shown[: shown.index("Look at")].splitlines())) <= 80
 
@@ -270,7 +425,7 @@ def test_a_file_finds_what_its_student_found(finished):
 
 
 def test_altered_images_are_asked_about_anew(tmp_path):
-    given = TINY | {"padding": 1, "method": "labels,soft,flow,vid", "num_repeats": 1}
+    given = TINY | {"padding": 1, "method": "vid,flow", "num_repeats": 1}
     with study_runs.unverified_exports():
         run = study_runs.succeed_here(tmp_path / "run", given, module=MODULE)
     names = {row["name"] for row in run.summary()["rows"]}
@@ -291,7 +446,7 @@ def test_what_teachers_say_of_altered_images_is_of_those():
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     path = tmp_path / "run"
     given = TINY | {"method": "flow"}
-    phases = ("teacher", "aux_labels", "aux", "students-none-flow")
+    phases = ("aux", "students-none-flow")
     study_runs.kill_again_and_again(path, given, phases, module=MODULE)
     with study_runs.unverified_exports():
         resumed = study_runs.succeed_here(path, given, module=MODULE)
@@ -308,6 +463,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         ({"pool_size": "2"}, "--pool_size has 1 values, and --channels 2: give as many."),
         ({"aux_channels": "2,3,4"}, "--aux_channels has 3 values, and --channels 2"),
         ({"stage_sizes": "1"}, "--stage_sizes has 1 values, and --stage_channels 2"),
+        ({"stage_grid": "4,2,1"}, "--stage_grid has 3 values, and --stage_channels 2"),
         ({"stage_channels": "4,12"}, "--stage_channels has 12, which is not divided by the 8"),
         ({"pool_size": "2,2"}, "images of 8 x 8 are too small for 2 convolutions"),
         ({"batch_size": 2000}, "--batch_size=2000 is more than the 1200 training examples"),

@@ -23,7 +23,7 @@ def test_by_loops(metric):
     found = retrieval(
         *(QUERIES, QUERY_LABELS, DATABASE, LABELS),
         metric=metric,
-        tops=(1, 5, 60),
+        tops=(1, 5, 9, 10, 60),
         block_size=3,
         interpolated_ranks=10,
     )
@@ -45,8 +45,21 @@ def test_by_loops(metric):
             for level in levels
         ]
         assert found.released_average_precision[index] == pytest.approx(np.mean(nearest))
-        for top in (1, 5, 60):
+        for top in (1, 5, 9, 10, 60):
             assert found.precision[top][index] == pytest.approx(np.mean(hits[:top]))
+            later = precision[top - 1 : max(10, top)]
+            assert found.released_precision[top][index] == pytest.approx(max(later))
+
+
+def test_a_precision_that_is_interpolated_looks_ahead():
+    """One right answer, at rank 3 of 4: among the first two are none, and a third soon after."""
+    database = np.array([[1.0], [2.0], [3.0], [4.0]])
+    given = (np.zeros((1, 1)), np.array([1]), database, np.array([0, 0, 1, 0]))
+    found = retrieval(*given, metric="euclidean", tops=(2, 4))
+    assert found.precision[2] == 0 and found.released_precision[2] == pytest.approx(1 / 3)
+    assert found.precision[4] == found.released_precision[4] == 0.25
+    short = retrieval(*given, metric="euclidean", tops=(2,), interpolated_ranks=2)
+    assert short.released_precision[2] == 0
 
 
 def test_classes_apart_are_found_without_fault():
