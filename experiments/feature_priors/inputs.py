@@ -74,6 +74,11 @@ def check_sizes(settings: Settings, dataset: Dataset) -> None:
             f"--batch_size={settings.batch_size} is more than the {smallest} examples there are "
             "beside those kept apart."
         )
+    if settings.student_epochs * (smallest // settings.batch_size) < 2:
+        raise UserError(
+            f"--student_epochs={settings.student_epochs} of --batch_size={settings.batch_size} "
+            "make one step, and stages need two."
+        )
     if settings.experiment == "sampled" and settings.num_compared > len(dataset.train_x):
         raise UserError(
             f"--num_compared={settings.num_compared} is more than the {len(dataset.train_x)} "

@@ -26,8 +26,10 @@ def update_of(
 ) -> Update:
     """The stages of a method, with the optimiser of its protocol."""
     links = task.links_of(condition.method)
-    first = max(1, round(settings.feature_share * num_steps)) if links else 0
-    rest = max(1, num_steps - first)
+    first = 0
+    if links:
+        first = min(num_steps - 1, max(1, round(settings.feature_share * num_steps)))
+    rest = num_steps - first
     stages = []
     if links:
         is_hinted = condition.method in HINTED

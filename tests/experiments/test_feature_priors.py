@@ -213,6 +213,18 @@ def test_what_each_stage_moves(method, moves_first, moves_then):
         assert moved == moves
 
 
+def test_labels_have_a_step_however_large_the_share_of_features():
+    settings, task = task_of({"feature_share": 0.99})
+    condition, batch = Condition("fair", "prior", 1.0), batch_of(task)
+    update = methods.update_of(settings, condition, task, rate=0.1, num_steps=3)
+    state = update.init(methods.start_of(condition, task, batch, {}, jax.random.key(0)))
+    stages = []
+    for _ in range(3):
+        state, metrics = update.apply(state, batch)
+        stages.append(int(metrics["stage"]))
+    assert stages == [0, 0, 1]
+
+
 def test_a_rate_is_chosen_on_labelled_examples_kept_apart():
     settings, task = task_of({"rate": "0.1,0.2,0.3", "kept_apart": 0.25})
     seen = []
@@ -445,6 +457,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
             "--label_share=0.001 leaves fewer than two examples with a label.",
         ),
         ({"batch_size": 2000}, "--batch_size=2000 is more than the 960 examples there are"),
+        ({"batch_size": 900, "student_epochs": 1}, "make one step, and stages need two."),
         ({"pool_size": "2"}, "--pool_size has 1 values, and --teacher_channels 2: give as many."),
         ({"pool_size": "2,2"}, "images of 8 x 8 are too small for 2 convolutions"),
         ({"experiment": "cifar", "student_hidden": "8"}, "--student_hidden needs 2 layers"),
