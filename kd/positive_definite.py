@@ -36,6 +36,33 @@ def inverse_and_log_det(matrix: Array) -> tuple[Array, Array]:
     return _inverse_and_log_det(matrix, _block_of(matrix.shape[-1]))
 
 
+def factor_and_inverse(matrix: Array) -> tuple[Array, Array]:
+    """The lower Cholesky factor of a positive definite matrix, and the factor's inverse.
+
+    By blocks, as `inverse_and_log_det`. Of the matrix the lower triangle counts.
+
+    Args:
+      matrix: `[..., M, M]`, symmetric; gradients flow through.
+
+    Returns:
+      `[..., M, M]` each; NaN where the matrix is not positive definite.
+
+    Example:
+      >>> factor, inverse = factor_and_inverse(jnp.diag(jnp.array([1.0, 4.0])))
+      >>> factor.tolist(), inverse.tolist()
+      ([[1.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 0.5]])
+
+    Reference:
+      Golub and Van Loan (2013), section 4.2.
+    """
+    return _factor_and_inverse(matrix, _block_of(matrix.shape[-1]))
+
+
+def log_diagonal(factor: Array) -> Array:
+    """The logarithm of a positive definite matrix's determinant, of its factor `[..., M, M]`."""
+    return 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)
+
+
 def _block_of(size: int) -> int:
     if jax.default_backend() != "cpu":
         return size
@@ -46,7 +73,7 @@ def _inverse_and_log_det(matrix: Array, block: int) -> tuple[Array, Array]:
     size = matrix.shape[-1]
     if size <= block:
         factor, inverse = _factor_and_inverse(matrix, block)
-        return _product(_transposed(inverse), inverse), _log_diagonal(factor)
+        return _product(_transposed(inverse), inverse), log_diagonal(factor)
     half = size // 2
     factor, inverse = _factor_and_inverse(matrix[..., :half, :half], block)
     below = _product(matrix[..., half:, :half], _transposed(inverse))
@@ -56,7 +83,7 @@ def _inverse_and_log_det(matrix: Array, block: int) -> tuple[Array, Array]:
     corner = -_product(last, below)
     first = _product(_transposed(inverse), inverse) - _product(_transposed(below), corner)
     whole = jnp.block([[first, _transposed(corner)], [corner, last]])
-    return whole, log_det + _log_diagonal(factor)
+    return whole, log_det + log_diagonal(factor)
 
 
 def _factor_and_inverse(matrix: Array, block: int) -> tuple[Array, Array]:
@@ -84,8 +111,3 @@ def _product(left: Array, right: Array) -> Array:
 
 def _transposed(matrix: Array) -> Array:
     return jnp.swapaxes(matrix, -1, -2)
-
-
-def _log_diagonal(factor: Array) -> Array:
-    """Twice the sum of the logarithms of the diagonal."""
-    return 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)

@@ -44,9 +44,11 @@ def gaussian_process_kl(
        + (\mu_t - \mu_s)^\top K_t^{-1} (\mu_t - \mu_s) + \log\frac{|K_t|}{|K_s|}\right)
 
     Both kernels with the jitter on their diagonals. With the linear kernel only the smaller side
-    of each is factorised: the width where the batch is larger (determinant lemma and Woodbury), in
-    time and memory linear in the other; of means alone the teacher's Gram matrix is made and
-    inverted. Its own gradient: no Cholesky factor is differentiated through.
+    of each is factorised, in time and memory linear in the other: where the batch is larger than
+    the width, the features' columns above the jitter's are made orthonormal, and what they leave
+    of the student's is squared (the determinant lemma and Woodbury's, without their differences
+    of large numbers); of means alone the teacher's Gram matrix is made and inverted. Its own
+    gradient: no Cholesky factor is differentiated through.
 
     Args:
       student: `[N, ...]`, features of N inputs; gradients flow through.
@@ -54,14 +56,16 @@ def gaussian_process_kl(
       kernel_fn: features `[N, D]` to a covariance `[N, N]`, as `rbf_kernel(2.0)`.
       jitter: times the mean of the teacher's variances, on the diagonal of both. The smaller,
         the dearer is what the student says outside of the teacher's span; may be traced, to let
-        it fall. Single precision has enough digits down to about 1e-4.
+        it fall. In single precision, where layers are as wide as the batch, N times 6e-8 over
+        it is about the relative error of each small eigenvalue, 0.8 % for 128 inputs; of a larger
+        batch the errors are those of its root, and it may be as small as 1e-5.
       centre: whether each feature is less its mean over the batch: those of rectified units have
         means, a Gaussian process of mean 0 has none.
       means: of the two processes, `[N]` each, by default 0: the student's, through which gradients
         flow, and the teacher's.
 
     Returns:
-      A scalar, 0 where the kernels are equal, as after a rotation of either's features; a factor
+      A scalar, at least 0, and 0 where the kernels are equal, as after a rotation of either's features; a factor
       changes it. Where the student's width is less than the teacher's rank its infimum is positive.
 
     Raises:
@@ -181,7 +185,7 @@ def gaussian_process_bhattacharyya(
       Kailath (1967), "The divergence and Bhattacharyya distance measures in signal selection".
     """
     together, own, other = _log_dets(student, teacher, kernel_fn, jitter, centre)
-    return 0.5 * together - 0.25 * (own + other)
+    return _at_least_0(0.5 * together - 0.25 * (own + other))
 
 
 def gaussian_process_hellinger(
@@ -261,7 +265,7 @@ def gaussian_process_square_distance(
       and the division is ours. Integrals of products: Rasmussen and Williams (2006), (A.7), (A.8).
     """
     together, own, other = _log_dets(student, teacher, kernel_fn, jitter, centre)
-    distance = 0.5 * together - 0.25 * (own + other)
+    distance = _at_least_0(0.5 * together - 0.25 * (own + other))
     off = 0.25 * (own - other)
     log_cosh = jnp.logaddexp(off, -off) - jnp.log(2.0)
     return -jnp.expm1(-distance - log_cosh)
@@ -322,6 +326,11 @@ def _log_dets(
     noise = _jitter(jitter, jnp.trace(kernels[1]) / size)
     together = (0.5 * (kernels[0] + kernels[1]), *kernels)
     return [inverse_and_log_det(jittered(one, noise))[1] for one in together]
+
+
+def _at_least_0(distance: Array) -> Array:
+    """Without what rounding takes off nothing; the gradient stays."""
+    return distance + jax.lax.stop_gradient(jnp.maximum(distance, 0.0) - distance)
 
 
 def _by_width(features: Array) -> Array:

@@ -4,12 +4,13 @@ Each has its derivative by the student's argument alone, in closed form: a teach
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from kd.losses.features.kernels import product
-from kd.positive_definite import inverse_and_log_det
+from kd.positive_definite import factor_and_inverse, inverse_and_log_det, log_diagonal
 from kd.types import Array
 
 
@@ -25,12 +26,13 @@ def kl(student: Array, teacher: Array) -> Array:
 
 
 def _kl_and_slope(student: Array, teacher: Array) -> tuple[Array, Array]:
-    """The divergence and its derivative by the student's covariance, twice."""
+    """The divergence and twice its derivative by the student's covariance."""
     own, own_log_det = inverse_and_log_det(student)
     other, other_log_det = inverse_and_log_det(teacher)
     # tr(K_s^-1 K_s) = N is in it, so that equal kernels have exactly 0.
     slope = other - own
-    return 0.5 * (jnp.sum(slope * student) + other_log_det - own_log_det), slope
+    value = 0.5 * (jnp.sum(slope * student) + other_log_det - own_log_det)
+    return jnp.maximum(value, 0.0), slope  # Below 0 is rounding.
 
 
 @kl.defjvp
@@ -52,14 +54,23 @@ def _linear_kl_and_slope(student: Array, teacher: Array, noise: Array) -> tuple[
         kernel = jittered(product(student, student.T), noise)
         value, slope = _kl_and_slope(kernel, jittered(product(teacher, teacher.T), noise))
         return value, product(slope, student)
-    own, own_log_det, own_solve = _solver(student, noise)
-    other, other_log_det, other_solve = _solver(teacher, noise)
-    both = other_solve(student)
-    # Noise on the student's diagonal against the teacher's precision.
-    alone = noise * jnp.trace(other) + max(size - widths[1], 0)
-    value = 0.5 * (jnp.sum(both * student) + alone - size + other_log_det - own_log_det)
-    itself = product(own, student) if size <= widths[0] else product(student, own)
-    return value, both - itself
+    log_det, half = _linear_log_det_and_slope(student, noise)
+    quadratic, other_log_det, both = _in_precision(student, teacher, noise)
+    value = 0.5 * (quadratic - size + other_log_det - log_det)
+    return jnp.maximum(value, 0.0), both - half
+
+
+def _in_precision(student: Array, teacher: Array, noise: Array) -> tuple[Array, Array, Array]:
+    """`tr(K_t^-1 K_s)`, `log |K_t|` and `K_t^-1` times the student's features."""
+    size, width = teacher.shape
+    if size <= width:
+        precision, log_det = inverse_and_log_det(jittered(product(teacher, teacher.T), noise))
+        both = product(precision, student)
+        return jnp.sum(both * student) + noise * jnp.trace(precision), log_det, both
+    columns, log_det = _orthonormal(teacher, noise)
+    both, below = _residual(columns, student)
+    squares = jnp.sum(both**2) + jnp.sum(below**2)
+    return squares / noise + size - jnp.sum(columns.above**2), log_det, both / noise
 
 
 @linear_kl.defjvp
@@ -70,32 +81,61 @@ def _(
     return value, jnp.sum(slope * tangents[0])
 
 
-def _solver(features: Array, noise: Array) -> tuple[Array, Array, Callable[[Array], Array]]:
-    """The smaller side's inverse; the covariance's log det, and its inverse times `[N, M]`."""
+class Orthonormal(NamedTuple):
+    """Columns that span those of features above the root of the noise times the identity.
+
+    Attributes:
+      above: `[N, D]`, of the features.
+      below: `[D, D]`, of the noise.
+    """
+
+    above: Array
+    below: Array
+
+
+def _orthonormal(features: Array, noise: Array) -> tuple[Orthonormal, Array]:
+    """Of `[N, D]`, N > D; and the covariance's log det.
+
+    The first Cholesky factor is of squares, and loses half of the digits; the second, of columns
+    that are nearly orthonormal, finds them again (Yamamoto et al., 2015, "Roundoff error analysis
+    of the CholeskyQR2 algorithm").
+    """
     size, width = features.shape
-    if size <= width:
-        inverse, log_det = inverse_and_log_det(jittered(product(features, features.T), noise))
-        return inverse, log_det, lambda y: product(inverse, y)
-    inverse, log_det = inverse_and_log_det(jittered(product(features.T, features), noise))
+    factor, inverse = factor_and_inverse(jittered(product(features.T, features), noise))
+    above, below = product(features, inverse.T), jnp.sqrt(noise) * inverse.T
+    again = product(above.T, above) + product(below.T, below)
+    second, inverse = factor_and_inverse(again)
+    log_det = log_diagonal(factor) + log_diagonal(second) + (size - width) * jnp.log(noise)
+    return Orthonormal(product(above, inverse.T), product(below, inverse.T)), log_det
 
-    def solve(y: Array) -> Array:
-        return (y - product(features, product(inverse, product(features.T, y)))) / noise
 
-    return inverse, log_det + (size - width) * jnp.log(noise), solve
+def _residual(columns: Orthonormal, features: Array) -> tuple[Array, Array]:
+    """Features above zeros, less their projection: the noise times their inverse is above.
+
+    Its squares, and not a difference of squares, are the features in the inverse covariance.
+    """
+    shares = product(columns.above.T, features)
+    return features - product(columns.above, shares), product(columns.below, shares)
 
 
 @jax.custom_jvp
 def linear_log_det(features: Array, noise: Array) -> Array:
     """Of the covariance of features `[N, D]`, jittered."""
-    return _solver(features, noise)[1]
+    return _linear_log_det_and_slope(features, noise)[0]
+
+
+def _linear_log_det_and_slope(features: Array, noise: Array) -> tuple[Array, Array]:
+    """The log det and half of its derivative by the features."""
+    if len(features) <= features.shape[1]:
+        inverse, log_det = inverse_and_log_det(jittered(product(features, features.T), noise))
+        return log_det, product(inverse, features)
+    columns, log_det = _orthonormal(features, noise)
+    return log_det, product(columns.above, columns.below.T) / jnp.sqrt(noise)
 
 
 @linear_log_det.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    features, noise = primals
-    inverse, log_det, _ = _solver(features, noise)
-    is_small = len(features) <= features.shape[1]
-    slope = product(inverse, features) if is_small else product(features, inverse)
+    log_det, slope = _linear_log_det_and_slope(*primals)
     return log_det, 2 * jnp.sum(slope * tangents[0])
 
 
