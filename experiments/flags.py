@@ -15,7 +15,7 @@ import threading
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import app
 from absl import flags as absl_flags
@@ -63,6 +63,28 @@ NUMBERS = {"cache_gb", "checkpoint_seconds"}
 COMMON_OPTIONS = ("preset", "workdir", "checkpoint_seconds", "tensorboard")
 
 
+class Need(NamedTuple):
+    """What a setting is of.
+
+    Attributes:
+      is_met: of all settings, whether it is there.
+      words: for a user, what to give.
+    """
+
+    is_met: Callable[[Any], bool]
+    words: str
+
+
+def of_any(attribute: str, values: Sequence[str]) -> Need:
+    """That a property of the settings, a value or several, has one of these."""
+
+    def is_met(settings: Any) -> bool:
+        found = getattr(settings, attribute)
+        return bool({found} & set(values) if isinstance(found, str) else {*found} & set(values))
+
+    return Need(is_met, f"--{attribute.removesuffix('s')}={' or '.join(values)}")
+
+
 def setting(
     quick: Any,
     paper: Any,
@@ -73,14 +95,19 @@ def setting(
     at_least: float | None = None,
     at_most: float | None = None,
     is_set: bool = False,
+    never_empty: bool = False,
+    needs: Need | None = None,
 ) -> Any:
     """A field of a settings dataclass: a value for each preset, its meaning, its range.
 
-    Of several values that are choices, or where `is_set`, there is at least one and none twice.
+    Of several values that are choices, or where `is_set`, there is at least one and none twice;
+    where `never_empty` there is at least one. Where what it `needs` is not there, it would do
+    nothing, and is refused if it was given.
     """
     limits = {"choices": choices, "above": above, "at_least": at_least, "at_most": at_most}
     is_set = is_set or choices is not None
     metadata = {"quick": quick, "paper": paper, "help": help, "is_set": is_set, **limits}
+    metadata |= {"never_empty": never_empty or is_set, "needs": needs}
     return dataclasses.field(default=quick, metadata=metadata)
 
 
@@ -104,7 +131,12 @@ def resolve(settings_class: type, preset: str, given: dict[str, str]) -> Any:
         if field.name in given:
             value = _parse(field, given[field.name])
         values[field.name] = value
-    return settings_class(**values)
+    settings = settings_class(**values)
+    for field in dataclasses.fields(settings_class):
+        need = field.metadata["needs"]
+        if field.name in given and need is not None and not need.is_met(settings):
+            raise UserError(f"--{field.name} does nothing without {need.words}.")
+    return settings
 
 
 def other_presets(settings_class: type) -> dict[str, dict[str, Any]]:
@@ -124,7 +156,7 @@ def _parse(field: dataclasses.Field, text: str) -> Any:
     if is_tuple and parts == [""]:
         parts = []
     values = tuple(_parse_one(field, kind, part) for part in parts)
-    if is_tuple and not values and field.metadata["is_set"]:
+    if is_tuple and not values and field.metadata["never_empty"]:
         raise UserError(f"--{field.name} must have at least one value: {_expected(field)}.")
     # As they are shown, since that is how conditions are told apart.
     if len(set(map(_show, values))) != len(values) and field.metadata["is_set"]:

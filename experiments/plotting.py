@@ -1,6 +1,7 @@
 """Matplotlib as every study uses it: the one place that imports it, without a screen."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 
 os.environ["MPLBACKEND"] = "Agg"  # Whatever it was; matplotlib reads it as it is imported.
@@ -23,6 +24,7 @@ STYLE = {
     "legend.frameon": False,
 }
 
+MOST_LETTERS = 16  # Of a row's name.
 # Where the ends of an axis have less than this ratio, its labels in every decade.
 STEPS = ((30.0, (1, 2, 5)), (200.0, (1, 3)))
 
@@ -113,7 +115,7 @@ def draw_matrices(
         axis.set_title(title.replace(", ", "\n", 1), fontsize=8)
         axis.set_xticks([])
         shown = names if index % columns == 0 else ()
-        axis.set_yticks(range(len(shown)), shown)
+        axis.set_yticks(range(len(shown)), map(_plain, shown), parse_math=False)
         axis.tick_params(labelsize=7)
         axis.grid(visible=False)
     bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, ticks=(-1, 0, 1))
@@ -123,7 +125,16 @@ def draw_matrices(
     return figure
 
 
+def _plain(word: str) -> str:
+    """Of a word from outside what can be drawn beside a row."""
+    word = "".join(letter if letter.isprintable() else "?" for letter in word)
+    return word if len(word) <= MOST_LETTERS else f"{word[: MOST_LETTERS - 1]}…"
+
+
 def save(figure: plt.Figure, run: Run, name: str) -> None:
     """Writes a figure into `figures/` of the workdir, and lets go of it."""
-    figure.savefig(run.workdir.file("figures", name))
+    with warnings.catch_warnings():
+        # A script that the font does not have is drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(run.workdir.file("figures", name))
     plt.close(figure)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar, NamedTuple
 
-from experiments.flags import setting
+from experiments.flags import of_any, setting
 
 MOST = 100_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
 ALONE, CONTRASTIVE = SUPERVISIONS = ("none", "contrastive")
@@ -28,6 +28,11 @@ QUICK_METHODS = (
     *("labels", "soft", "hint", "pkt", "vid_aux"),
     *("flow", "flow_random", "flow_direct", "layer"),
 )
+BY_AUX = ("hint_aux", "mkt_aux", "pkt_aux", "vid_aux", "flow", "flow_random", "layer")
+# What some settings are of.
+FALLING = of_any("method", ("flow", "flow_direct", "layer"))
+SOFTENED = of_any("method", ("soft",))
+SUPERVISED = of_any("supervision", (CONTRASTIVE,))
 LAST = "last"  # Of method "layer": no other layer than that.
 
 
@@ -85,11 +90,17 @@ class Settings:
         (1, 1),
         (2, 2, 2, 2),
         "residual blocks of each of the teacher's stages",
+        never_empty=True,
         at_least=1,
         at_most=100,
     )
     stage_channels: tuple[int, ...] = setting(
-        (8, 16), (64, 128, 256, 512), "channels of each", at_least=1, at_most=10_000
+        (8, 16),
+        (64, 128, 256, 512),
+        "channels of each",
+        never_empty=True,
+        at_least=1,
+        at_most=10_000,
     )
     stage_grid: tuple[int, ...] = setting(
         (4, 4),
@@ -98,11 +109,13 @@ class Settings:
         "taken whole",
         at_least=1,
         at_most=100,
+        needs=of_any("method", ("flow_direct",)),
     )
     channels: tuple[int, ...] = setting(
         (4, 8),
         (8, 16, 32),
         "of the student's 3 x 3 convolutions, which are not normalised",
+        never_empty=True,
         at_least=1,
         at_most=10_000,
     )
@@ -147,18 +160,45 @@ class Settings:
         at_most=100,
     )
     flow_weight: float = setting(
-        100.0, 100.0, "of layers before the last, at first", at_least=0, at_most=1e6
+        100.0,
+        100.0,
+        "of layers before the last, at first",
+        at_least=0,
+        at_most=1e6,
+        needs=FALLING,
     )
-    flow_decay: float = setting(0.7, 0.7, "of that weight, an epoch", above=0, at_most=1)
-    temperature: float = setting(2.0, 2.0, "of soft targets", above=0, at_most=1e6)
+    flow_decay: float = setting(
+        0.7,
+        0.7,
+        "of that weight, an epoch",
+        above=0,
+        at_most=1,
+        needs=FALLING,
+    )
+    temperature: float = setting(2.0, 2.0, "of soft targets", above=0, at_most=1e6, needs=SOFTENED)
     label_weight: float = setting(
-        0.0, 0.0, "lambda, of labels beside soft targets", at_least=0, at_most=1
+        0.0,
+        0.0,
+        "lambda, of labels beside soft targets",
+        at_least=0,
+        at_most=1,
+        needs=SOFTENED,
     )
     contrastive_weight: float = setting(
-        0.1, 0.1, "of contrastive supervision beside a method", above=0, at_most=1e6
+        0.1,
+        0.1,
+        "of contrastive supervision beside a method",
+        above=0,
+        at_most=1e6,
+        needs=SUPERVISED,
     )
     margin: float = setting(
-        1.0, 1.0, "of contrastive supervision, between features of length 1", above=0, at_most=2
+        1.0,
+        1.0,
+        "of contrastive supervision, between features of length 1",
+        above=0,
+        at_most=2,
+        needs=SUPERVISED,
     )
     num_queries: int = setting(
         0, 0, "test images that are looked up; 0: all", at_least=0, at_most=MOST
@@ -190,6 +230,3 @@ class Settings:
     def needs_aux(self) -> bool:
         """Whether a method learns from the auxiliary network."""
         return any(method in BY_AUX for method in self.method)
-
-
-BY_AUX = ("hint_aux", "mkt_aux", "pkt_aux", "vid_aux", "flow", "flow_random", "layer")

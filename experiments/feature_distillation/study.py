@@ -14,6 +14,7 @@ from experiments.feature_distillation.inputs import Loaded
 from experiments.feature_distillation.networks import AUX, POOLED, TEACHER
 from experiments.feature_distillation.settings import Condition, Settings
 from experiments.flags import Options
+from experiments.layers import check_told
 from experiments.report import Row
 from experiments.run import Run, execute
 from kd import models, streams, training
@@ -152,6 +153,7 @@ def tell(run: Run, told: Batch, name: str, source: Source) -> Batch:
     if not wanted:
         return told
     answer_fn = networks.answer_of(run.settings, *source, wanted)
+    check_told(jax.vmap(answer_fn)(told["x"][: networks.BLOCK]))
     if run.settings.padding:
         # Asked anew at every step; the one is for shapes.
         return told | {name: jax.vmap(answer_fn)(told["x"][:1])}

@@ -1,28 +1,20 @@
 """What a run learns from: the data, its labelled part, batches; settings that do not fit."""
 
+import logging
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.feature_priors.settings import METHODS, Condition, Settings
+from experiments.feature_priors.settings import METHODS, SAMPLED, Condition, Settings
+from experiments.feature_priors.tasks import Task, task_of
 from experiments.flags import Options, UserError
 from experiments.images import check_pixels
 from kd import data, streams
 from kd.data import Dataset
 from kd.types import Batch, Stream
 
-
-class Loaded(NamedTuple):
-    """The inputs of a run.
-
-    Attributes:
-      dataset: whole.
-      source: what features are transferred from; None if it is a part of that.
-    """
-
-    dataset: Dataset
-    source: Dataset | None
+_LOG = logging.getLogger(__name__)
 
 
 def fingerprints(settings: Settings, options: Options) -> dict[str, str | None]:
@@ -31,7 +23,7 @@ def fingerprints(settings: Settings, options: Options) -> dict[str, str | None]:
     return {name: data.fingerprint(name, data_dir=options.data_dir) for name in names}
 
 
-def load(settings: Settings, options: Options) -> Loaded:
+def load(settings: Settings, options: Options) -> Task:
     """Reads the data, and refuses what cannot be done."""
     check(settings)
     dataset = data.load(settings.data_name, data_dir=options.data_dir)
@@ -58,11 +50,25 @@ def load(settings: Settings, options: Options) -> Loaded:
                 f"--source={settings.source} has inputs {source.test_x.shape[1:]}, and "
                 f"{settings.data_name} {shape}."
             )
-    return Loaded(dataset, source)
+    task = task_of(settings, dataset, source)
+    check_sizes(settings, task)
+    return task
 
 
-def check_sizes(settings: Settings, dataset: Dataset) -> None:
+def check_sizes(settings: Settings, task: Task) -> None:
     """Refuses batches larger than what there is, and shares of nothing."""
+    dataset = task.dataset
+    for name, lesson in task.lessons.items():
+        own = lesson.dataset
+        if own is not dataset and settings.batch_size > len(own.train_x):
+            raise UserError(
+                f"--batch_size={settings.batch_size} is more than the {len(own.train_x)} examples "
+                f"that teacher {name!r} has to learn from."
+            )
+        if not len(own.test_x):
+            raise UserError(f"teacher {name!r} has no test image, so that it cannot be judged.")
+    if not len(dataset.test_x):
+        raise UserError(f"{settings.data_name} has no test image of the students' classes.")
     for share in settings.label_share:
         count = num_labelled(settings, dataset, share)
         if count < 2:
@@ -79,10 +85,22 @@ def check_sizes(settings: Settings, dataset: Dataset) -> None:
             f"--student_epochs={settings.student_epochs} of --batch_size={settings.batch_size} "
             "make one step, and stages need two."
         )
-    if settings.experiment == "sampled" and settings.num_compared > len(dataset.train_x):
+    if settings.experiment == SAMPLED and settings.num_compared > len(dataset.train_x):
         raise UserError(
             f"--num_compared={settings.num_compared} is more than the {len(dataset.train_x)} "
             "training images there are."
+        )
+    for share in settings.label_share:
+        _tell_of_missing_classes(settings, dataset, share)
+
+
+def _tell_of_missing_classes(settings: Settings, dataset: Dataset, share: float) -> None:
+    labelled = split_of(settings, dataset, share, is_trial=False).labelled
+    missing = np.setdiff1d(np.arange(dataset.num_classes), dataset.train_y[labelled])
+    if len(missing):
+        _LOG.warning(
+            "with --label_share=%g none of the %d labelled examples is of class %s.",
+            *(share, len(labelled), ", ".join(map(str, missing))),
         )
 
 
@@ -101,8 +119,6 @@ def check(settings: Settings) -> None:
             f"--experiment={settings.experiment} has no --method={unknown[0]}; it has "
             f"{', '.join(METHODS[settings.experiment])}."
         )
-    if settings.source and settings.experiment != "transfer":
-        raise UserError(f"--source is of --experiment=transfer, not of {settings.experiment}.")
     matched = 2 if settings.experiment == "cifar" else 1
     if len(settings.hidden) < matched:
         raise UserError(f"--student_hidden needs {matched} layers to match, or more.")

@@ -3,10 +3,11 @@
 import dataclasses
 from typing import ClassVar, NamedTuple
 
-from experiments.flags import setting
+from experiments.flags import Need, of_any, setting
 
 MOST = 100_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
-EXPERIMENTS = ("fashion", "cifar", "experts", "transfer", "sampled")
+SAMPLED = "sampled"
+EXPERIMENTS = ("fashion", "cifar", "experts", "transfer", SAMPLED)
 WRITTEN, SGD, FAIR = PROTOCOLS = ("written", "sgd", "fair")
 # What each learns from. Of table 1, and two more that put both kinds of features on one footing.
 PAPER_METHODS = ("naive", "logits", "soft", "noisy", "fitnets", "prior")
@@ -25,6 +26,13 @@ PRIORS = (
     *("map_prior", "chain_prior"),
 )
 DATASETS = {"cifar": "cifar10"}
+# What some settings are of.
+LEARNED = of_any("experiment", EXPERIMENTS[:-1])
+POSTERIOR = of_any("experiment", (SAMPLED,))
+WEIGHED = of_any("methods", ("map_prior", "chain_prior"))
+SOFTENED = of_any("methods", ("soft", "fitnets", "prior_soft"))
+NOISY = of_any("methods", ("noisy",))
+CHAIN = of_any("methods", ("chain", "chain_prior"))
 # Of the paper's presets. It gives the numbers of layers, their 3 x 3 kernels, 128 units, and the
 # student's 8,192 of table 2; the other sizes are ours. Convolutions are without padding.
 FASHION = {"teacher_channels": (32, 64), "pool_size": (2, 2), "student_hidden": (512, 128)}
@@ -89,6 +97,7 @@ class Settings:
         "",
         "the data set whose features are transferred; empty: the first half of the classes, and "
         "the others are the task",
+        needs=of_any("experiment", ("transfer",)),
     )
     method: tuple[str, ...] = setting(
         (),
@@ -109,6 +118,7 @@ class Settings:
         "and a cosine); sgd: that with plain SGD; fair: Adam and a cosine, at the rate that is "
         "best for each method on labelled examples kept apart",
         choices=PROTOCOLS,
+        needs=LEARNED,
     )
     label_share: tuple[float, ...] = setting(
         (1.0, 0.1),
@@ -152,7 +162,14 @@ class Settings:
         above=0,
         at_most=1e6,
     )
-    sgd_rate: float = setting(0.01, 0.01, "of plain SGD, throughout", above=0, at_most=1e6)
+    sgd_rate: float = setting(
+        0.01,
+        0.01,
+        "of plain SGD, throughout",
+        above=0,
+        at_most=1e6,
+        needs=of_any("protocols", (SGD,)),
+    )
     rate: tuple[float, ...] = setting(
         (3e-3,),
         (3e-4, 1e-3, 3e-3),
@@ -160,9 +177,25 @@ class Settings:
         above=0,
         at_most=1e6,
         is_set=True,
+        needs=Need(
+            lambda settings: settings.experiment != SAMPLED and FAIR in settings.protocol,
+            "--protocol=fair, of students that are no posterior's",
+        ),
     )
     kept_apart: float = setting(
-        0.2, 0.2, "share of the labelled examples, to choose a rate by", above=0, at_most=0.5
+        0.2,
+        0.2,
+        "share of the labelled examples, to choose a rate by",
+        above=0,
+        at_most=0.5,
+        needs=Need(
+            lambda settings: (
+                len(settings.rate) > 1
+                and settings.experiment != SAMPLED
+                and FAIR in settings.protocol
+            ),
+            "several values of --rate to choose from, by --protocol=fair",
+        ),
     )
     jitter: float = setting(
         1e-2,
@@ -170,6 +203,7 @@ class Settings:
         "of the prior's kernels, times the teacher's mean variance",
         above=0,
         at_most=1e3,
+        needs=of_any("methods", PRIORS),
     )
     num_compared: int = setting(
         200,
@@ -177,29 +211,64 @@ class Settings:
         "training images, without labels, at which a prior to sample under compares features",
         at_least=2,
         at_most=MOST,
+        needs=WEIGHED,
     )
-    strength: float = setting(1.0, 1.0, "alpha, of a prior to sample under", above=0, at_most=1e6)
+    strength: float = setting(
+        1.0, 1.0, "alpha, of a prior to sample under", above=0, at_most=1e6, needs=WEIGHED
+    )
     prior_precision: float = setting(
-        10.0, 10.0, "of the normal prior beside it, of each weight", above=0, at_most=1e9
+        10.0,
+        10.0,
+        "of the normal prior beside it, of each weight",
+        above=0,
+        at_most=1e9,
+        needs=POSTERIOR,
     )
     maximum_rate: float = setting(
-        3e-3, 1e-3, "of the Adam that finds a posterior's maximum", above=0, at_most=1e6
+        3e-3,
+        1e-3,
+        "of the Adam that finds a posterior's maximum",
+        above=0,
+        at_most=1e6,
+        needs=POSTERIOR,
     )
-    step_size: float = setting(1e-4, 4e-6, "of the chain", above=0, at_most=1e3)
-    thin: int = setting(20, 100, "steps of the chain a sample", at_least=1, at_most=MOST)
-    num_samples: int = setting(200, 500, "of the chain", at_least=2, at_most=MOST)
+    step_size: float = setting(1e-4, 4e-6, "of the chain", above=0, at_most=1e3, needs=CHAIN)
+    thin: int = setting(
+        20, 100, "steps of the chain a sample", at_least=1, at_most=MOST, needs=CHAIN
+    )
+    num_samples: int = setting(200, 500, "of the chain", at_least=2, at_most=MOST, needs=CHAIN)
     burn_in: int = setting(
-        150, 500, "samples before them, from the posterior's maximum on", at_least=0, at_most=MOST
+        150,
+        500,
+        "samples before them, from the posterior's maximum on",
+        at_least=0,
+        at_most=MOST,
+        needs=CHAIN,
     )
-    temperature: float = setting(4.0, 4.0, "of soft targets", above=0, at_most=1e6)
+    temperature: float = setting(4.0, 4.0, "of soft targets", above=0, at_most=1e6, needs=SOFTENED)
     label_weight: float = setting(
-        0.5, 0.5, "lambda, of labels beside soft targets", at_least=0, at_most=1
+        0.5,
+        0.5,
+        "lambda, of labels beside soft targets",
+        at_least=0,
+        at_most=1,
+        needs=SOFTENED,
     )
     noise_scale: float = setting(
-        0.3, 0.3, "standard deviation of noisy logits, relative", above=0, at_most=100
+        0.3,
+        0.3,
+        "standard deviation of noisy logits, relative",
+        above=0,
+        at_most=100,
+        needs=NOISY,
     )
     noise_share: float = setting(
-        0.5, 0.5, "of the examples whose logits are noisy", above=0, at_most=1
+        0.5,
+        0.5,
+        "of the examples whose logits are noisy",
+        above=0,
+        at_most=1,
+        needs=NOISY,
     )
     num_repeats: int = setting(3, 30, "students of each kind", at_least=1, at_most=10_000)
     seed: int = setting(0, 0, "decides everything random", at_least=0, at_most=2**32 - 1)
@@ -231,7 +300,7 @@ class Settings:
     @property
     def protocols(self) -> tuple[str, ...]:
         """Those that are compared; a posterior has but one."""
-        return (FAIR,) if self.experiment == "sampled" else self.protocol
+        return (FAIR,) if self.experiment == SAMPLED else self.protocol
 
     @property
     def data_name(self) -> str:

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.feature_priors import figures, inputs, methods, sampling, tables, tasks
-from experiments.feature_priors.settings import SGD, WRITTEN, Condition, Settings
+from experiments.feature_priors import figures, inputs, methods, sampling, tables
+from experiments.feature_priors.settings import SAMPLED, SGD, WRITTEN, Condition, Settings
 from experiments.feature_priors.tasks import Task
 from experiments.flags import Options
+from experiments.layers import check_told
 from experiments.report import Row
 from experiments.run import Run, execute
 from kd import losses, models, streams, training
@@ -67,15 +68,13 @@ def run(preset: str, settings: Settings, options: Options) -> None:
     tables.show(summary, settings, options.workdir)
 
 
-def compare(run: Run, loaded: inputs.Loaded) -> list[Row]:
+def compare(run: Run, task: Task) -> list[Row]:
     """The teachers, and all kinds of students; then figures, exports and rows."""
-    task = tasks.task_of(run.settings, loaded.dataset, loaded.source)
-    inputs.check_sizes(run.settings, task.dataset)
     teachers = {name: train_teacher(run, name, task) for name in task.lessons}
     told = tell(run, task, teachers)
     found = {}
     for condition in run.settings.conditions():
-        if run.settings.experiment == "sampled":
+        if run.settings.experiment == SAMPLED:
             found[condition] = infer(run, task, told, condition)
         else:
             found[condition] = distil(run, task, told, teachers, condition)
@@ -139,6 +138,7 @@ def tell(run: Run, task: Task, teachers: dict[str, Teacher]) -> Batch:
         name="told",
         max_bytes=1e9 * run.options.cache_gb,
     )
+    check_told(told["told"]["features"])
     return {"x": told["x"], **told["told"]}
 
 

@@ -7,7 +7,15 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 from experiments import report
-from experiments.feature_priors.settings import DATASETS, FAIR, SGD, WRITTEN, Condition, Settings
+from experiments.feature_priors.settings import (
+    DATASETS,
+    FAIR,
+    SAMPLED,
+    SGD,
+    WRITTEN,
+    Condition,
+    Settings,
+)
 from experiments.feature_priors.tasks import Task
 from experiments.report import Row
 from kd import metrics
@@ -66,7 +74,7 @@ PROTOCOL_TITLES = {
 
 def heading(settings: Settings, protocol: str) -> str:
     """Of a table, or a column of a figure."""
-    if settings.experiment == "sampled":
+    if settings.experiment == SAMPLED:
         return "The posterior of all weights"
     return PROTOCOL_TITLES[protocol]
 

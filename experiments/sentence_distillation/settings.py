@@ -6,7 +6,7 @@ Those are called the paper's as elsewhere, but are ours: the methods' papers hav
 import dataclasses
 from typing import ClassVar, NamedTuple
 
-from experiments.flags import setting
+from experiments.flags import Need, of_any, setting
 
 MOST = 100_000_000  # Of anything that is counted: beyond it lies a slip of the keyboard.
 NEGATIONS = "negations"
@@ -83,11 +83,23 @@ class Settings:
         is_set=True,
     )
     num_sentences: int = setting(
-        5000, 5000, "of negations, test included", at_least=1, at_most=10_000_000
+        5000,
+        5000,
+        "of negations, test included",
+        at_least=1,
+        at_most=10_000_000,
+        needs=of_any("dataset", (NEGATIONS,)),
     )
     length: int = setting(10, 40, "words that are read of a sentence", at_least=2, at_most=1000)
     num_words: int = setting(
-        5000, 5000, "the most frequent, in the vocabulary", at_least=1, at_most=1_000_000
+        5000,
+        5000,
+        "the most frequent, in the vocabulary",
+        at_least=1,
+        at_most=1_000_000,
+        needs=Need(
+            lambda settings: settings.dataset != NEGATIONS, "sentences of a --dataset of files"
+        ),
     )
     test_share: float = setting(
         0.2, 0.1, "of the sentences of each class, for the test", above=0, at_most=0.9
@@ -122,9 +134,16 @@ class Settings:
         0.0, 0.3, "share of its units that are dropped", at_least=0, at_most=0.99
     )
     student_dropout: float = setting(0.0, 0.3, "share of every student's", at_least=0, at_most=0.99)
-    temperature: float = setting(2.0, 2.0, "of soft targets", above=0, at_most=1e6)
+    temperature: float = setting(
+        2.0, 2.0, "of soft targets", above=0, at_most=1e6, needs=of_any("method", BY_TEACHER)
+    )
     label_weight: float = setting(
-        0.5, 0.5, "lambda, of labels beside soft targets", at_least=0, at_most=1
+        0.5,
+        0.5,
+        "lambda, of labels beside soft targets",
+        at_least=0,
+        at_most=1,
+        needs=of_any("method", ("soft", "all")),
     )
     num_repeats: int = setting(3, 3, "students of each kind", at_least=1, at_most=10_000)
     seed: int = setting(0, 0, "decides everything random", at_least=0, at_most=2**32 - 1)

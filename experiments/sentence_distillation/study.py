@@ -12,6 +12,7 @@ import optax
 
 from experiments import costs
 from experiments.flags import Options
+from experiments.layers import check_told
 from experiments.report import Row
 from experiments.run import Run, execute
 from experiments.sentence_distillation import figures, inputs, methods, tables, tasks
@@ -130,6 +131,7 @@ def tell(run: Run, task: Task, teacher: Teacher) -> Batch:
         {"x": x}, answer, name="told", max_bytes=1e9 * run.options.cache_gb
     )["told"]
     found = told["features"]
+    check_told(found)
     for name in names:
         if not name.startswith("attention"):
             found[name] = found[name] / token_scale(x, found[name])

@@ -43,7 +43,8 @@ def feature_log_prior(
     Args:
       features_fn: parameters and one input to features by name: `kd.models.features_of`.
       x: `[N, ...]`, inputs at which features are compared, without labels.
-      teacher_features: by the *student's* layer, `[N, ...]`: the teacher's features there.
+      teacher_features: by the *student's* layer, `[N, ...]`: the teacher's features there. No
+        gradients, whatever the divergence.
       strength: :math:`\alpha`, positive.
       divergence_fn: of features `[N, ...]` of a student and a teacher, nats.
 
@@ -74,7 +75,7 @@ def feature_log_prior(
     for name, value in teacher_features.items():
         if len(value) != len(x):
             raise ValueError(f"the teacher's {name!r} has {len(value)} inputs, and x {len(x)}.")
-    targets = dict(teacher_features)
+    targets = {name: jax.lax.stop_gradient(value) for name, value in teacher_features.items()}
 
     def log_prior(params: PyTree) -> Array:
         found = jax.vmap(lambda one: dict(features_fn(params, one)))(x)

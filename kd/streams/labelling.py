@@ -138,7 +138,7 @@ def features_dataset(
       max_bytes: refuse to take more memory than this for the features.
 
     Returns:
-      `data` with the features, each `[N, ...]`.
+      `data` with the features, each `[N, ...]`. No gradient flows into a teacher.
 
     Raises:
       CacheTooLargeError: before anything is computed, with both numbers.
@@ -150,7 +150,9 @@ def features_dataset(
       >>> features_dataset(data, lambda x: {"sum": jnp.sum(x)})["teacher_features"]["sum"].tolist()
       [1.0, 5.0, 9.0]
     """
-    answer_fn = lambda example: {name: features_fn(example["x"])}  # noqa: E731
+    answer_fn = lambda example: {  # noqa: E731
+        name: jax.lax.stop_gradient(features_fn(example["x"]))
+    }
     found = _answers(data, answer_fn, block_size=block_size, max_bytes=max_bytes, what="features")
     for path, leaf in jax.tree_util.tree_leaves_with_path(found[name]):
         checks.check_finite(f"the teacher's features{jax.tree_util.keystr(path)}", leaf)

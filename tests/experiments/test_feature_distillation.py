@@ -257,7 +257,9 @@ def student_t(h):
 def test_contrastive_supervision_beside_a_method(lesson):
     told = lesson.told
     alone, _, own = value_of(lesson, Condition("none", "pkt"))
-    beside, _, _ = value_of(lesson, Condition("contrastive", "pkt"), contrastive_weight=0.3)
+    beside, _, _ = value_of(
+        lesson, Condition("contrastive", "pkt"), contrastive_weight=0.3, supervision="contrastive"
+    )
     units = own["hidden_0"] / jnp.maximum(
         jnp.linalg.norm(own["hidden_0"], axis=1, keepdims=True), 1e-30
     )
@@ -469,6 +471,8 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         ({"batch_size": 2000}, "--batch_size=2000 is more than the 1200 training examples"),
         ({"num_queries": 598}, "--num_queries=598 is more than the 597 test examples"),
         ({"dataset": "lsun"}, "unknown data set 'lsun'"),
+        ({"stage_sizes": ""}, "--stage_sizes must have at least one value"),
+        ({"margin": 0.5}, "--margin does nothing without --supervision=contrastive."),
         ({"margin": 3}, "--margin must be a number and > 0 and <= 2"),
         ({"cache_gb": 1e-9}, "the teacher's features would take"),
     ],

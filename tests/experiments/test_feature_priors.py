@@ -314,7 +314,9 @@ def test_figures_of_merit_by_hand():
 
 
 def test_every_protocol_has_an_optimiser_of_its_own():
-    settings, task = task_of({"teacher_rate": 0.02, "sgd_rate": 0.5, "rate": "0.03"})
+    settings, task = task_of(
+        {"teacher_rate": 0.02, "sgd_rate": 0.5, "rate": "0.03", "protocol": "written,sgd,fair"}
+    )
     rates = {}
 
     class Run:
@@ -461,7 +463,17 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         ({"pool_size": "2"}, "--pool_size has 1 values, and --teacher_channels 2: give as many."),
         ({"pool_size": "2,2"}, "images of 8 x 8 are too small for 2 convolutions"),
         ({"experiment": "cifar", "student_hidden": "8"}, "--student_hidden needs 2 layers"),
-        ({"source": "digits"}, "--source is of --experiment=transfer, not of fashion."),
+        ({"source": "digits"}, "--source does nothing without --experiment=transfer."),
+        ({"source": "digits", "experiment": "experts"}, "--source does nothing without"),
+        (
+            {"noise_scale": 1, "method": "naive,prior"},
+            "--noise_scale does nothing without --method=noisy.",
+        ),
+        ({"kept_apart": 0.3}, "--kept_apart does nothing without several values of --rate"),
+        ({"sgd_rate": 0.1}, "--sgd_rate does nothing without --protocol=sgd."),
+        ({"jitter": 0.1, "method": "naive"}, "--jitter does nothing without --method=prior or"),
+        ({"step_size": 0.1}, "--step_size does nothing without --method=chain or chain_prior."),
+        ({"experiment": "experts", "batch_size": 620}, "examples that teacher '0' has"),
         ({"dataset": "lsun"}, "unknown data set 'lsun'"),
         ({"temperature": 0}, "--temperature must be a number and > 0"),
         ({"cache_gb": 1e-9}, "the teacher's features would take"),

@@ -107,7 +107,10 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"method": "prior"}, "--experiment=sampled has no --method=prior; it has map, map_prior"),
+        (
+            {"method": "map_prior,chain,prior"},
+            "--experiment=sampled has no --method=prior; it has map, map_prior",
+        ),
         ({"num_compared": 1201}, "--num_compared=1201 is more than the 1200 training images"),
         ({"step_size": 1e3}, "the chain diverged, by step"),
     ],

@@ -14,7 +14,7 @@ import pytest
 
 from experiments import flags
 from experiments.compress_ensemble.settings import ENSEMBLE_SETTINGS, Settings
-from experiments.flags import UserError, default_workdir, help_text, resolve, setting
+from experiments.flags import UserError, default_workdir, help_text, of_any, resolve, setting
 from experiments.posterior_expectations.settings import Settings as ExpectationsSettings
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +48,30 @@ def test_presets():
     assert resolve(Toy, "paper", {}) == Toy(
         "b", 2, 0.25, 1.0, True, "y", ("x", "y"), (4,), (1.0, 0.1)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Dependent:
+    """Settings that need another."""
+
+    mode: str = setting("x", "y", "a choice", choices=("x", "y"))
+    modes: tuple[str, ...] = setting(("x",), ("x", "y"), "choices", choices=("x", "y", "z"))
+    rate: float = setting(0.5, 0.25, "a rate", needs=of_any("mode", ("y",)))
+    size: int = setting(1, 1, "a size", needs=of_any("modes", ("y", "z")))
+    parts: tuple[int, ...] = setting((1,), (1,), "parts", never_empty=True)
+
+
+def test_what_would_do_nothing_is_refused():
+    message = "--rate does nothing without --mode=y."
+    assert refusal({"rate": "1"}, settings_class=Dependent) == message
+    assert resolve(Dependent, "quick", {"rate": "1", "mode": "y"}).rate == 1
+    assert resolve(Dependent, "paper", {"rate": "1"}).rate == 1
+    message = "--size does nothing without --mode=y or z."
+    assert refusal({"size": "2"}, settings_class=Dependent) == message
+    assert resolve(Dependent, "quick", {"size": "2", "modes": "x,z"}).size == 2
+    assert resolve(Dependent, "quick", {}) == Dependent()
+    message = "--parts must have at least one value: an integer."
+    assert refusal({"parts": ""}, settings_class=Dependent) == message
 
 
 def test_the_study_has_the_papers_settings():

@@ -330,6 +330,7 @@ def folder_of(path, count=40):
 def test_sentences_of_ones_own_and_others_in_the_same_workdir(tmp_path):
     folder = folder_of(tmp_path / "own")
     given = TINY | {"dataset": folder, "method": "labels", "num_repeats": 1, "test_share": 0.25}
+    del given["num_sentences"]
     with study_runs.unverified_exports():
         run = study_runs.succeed_here(tmp_path / "run", given, module=MODULE, preset="paper")
     values = run.values()
@@ -357,10 +358,14 @@ def test_sentences_of_ones_own_and_others_in_the_same_workdir(tmp_path):
         ({"batch_size": 80, "student_epochs": 1}, "--student_epochs=1 is one step, and --method"),
         ({"num_sentences": 3}, "too few for a test share of 0.2 and a rest."),
         ({"length": 1}, "--length must be an integer and >= 2"),
+        ({"num_words": 10}, "--num_words does nothing without sentences of a --dataset of files."),
+        ({"temperature": 3, "method": "tiny_labels"}, "--temperature does nothing without"),
         ({"num_repeats": 0}, "--num_repeats must be an integer and >= 1"),
         ({"temperature": 0}, "--temperature must be a number and > 0"),
-        ({"dataset": "no/such/folder"}, "no/such/folder: no such folder; expected one with two"),
-        ({"dataset": ""}, "--dataset must name a folder with two files of sentences, one a line"),
+        (
+            {"dataset": "no/such/folder"},
+            "--num_sentences does nothing without --dataset=negations.",
+        ),
         ({"cache_gb": 1e-9}, "the teacher's features would take"),
     ],
 )
@@ -369,6 +374,17 @@ def test_mistakes_are_one_line(changed, expected, tmp_path):
     assert expected in line
     if "cache_gb" not in changed:  # What is known at once leaves no directory behind.
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("no/such/folder", "no/such/folder: no such folder; expected one with two"),
+        ("", "--dataset must name a folder with two files of sentences, one a line"),
+    ],
+)
+def test_folders_that_will_not_do(folder, expected, tmp_path):
+    assert expected in study_runs.refusal(tmp_path / "run", {"dataset": folder}, module=MODULE)
 
 
 def test_the_papers_preset_needs_a_folder(tmp_path):

@@ -153,3 +153,14 @@ def test_raises():
     prior = inference.feature_log_prior(FEATURES_FN, X, {"hidden_9": teacher["hidden_0"]})
     with pytest.raises(ValueError, match="no layer 'hidden_9'; it has Dense_0"):
         prior(params_of(0))
+
+
+def test_nothing_flows_into_a_teacher_whatever_the_divergence():
+    def total(teacher):
+        log_prior_fn = inference.feature_log_prior(
+            *(FEATURES_FN, X, {"hidden_0": teacher}),
+            divergence_fn=lambda student, teacher: jnp.sum((student - teacher) ** 2),
+        )
+        return log_prior_fn(params_of(0))
+
+    assert not np.any(jax.grad(total)(layers(1)["hidden_0"]))

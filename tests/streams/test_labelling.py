@@ -334,3 +334,12 @@ def test_features_of_a_data_set_that_will_not_do():
         streams.features_dataset(DATA, layers_fn, block_size=0)
     with pytest.raises(TypeError, match="data must be a dictionary"):
         streams.features_dataset(jnp.ones(3), layers_fn)
+
+
+def test_no_gradient_flows_through_the_features_of_a_data_set():
+    def total(scale):
+        data = {"x": jnp.arange(6.0).reshape(3, 2)}
+        found = streams.features_dataset(data, lambda x: {"sum": scale * jnp.sum(x)})
+        return jnp.sum(found["teacher_features"]["sum"])
+
+    assert float(jax.grad(total)(2.0)) == 0

@@ -43,8 +43,12 @@ def single(name: str, features: Array) -> Array:
     if shape[0] < 2:
         raise ValueError("a batch of one input has no relations between inputs: give two or more.")
     checks.check_finite(f"the {name}'s features", features)
-    dtype = jnp.promote_types(jnp.result_type(features), jnp.float32)
-    return jnp.reshape(jnp.asarray(features, dtype), (shape[0], -1))
+    return jnp.reshape(at_least_single(features), (shape[0], -1))
+
+
+def at_least_single(features: Array) -> Array:
+    """Half precision has no room for sums of squares: 65,504 is its largest number."""
+    return jnp.asarray(features, jnp.promote_types(jnp.result_type(features), jnp.float32))
 
 
 def check_labels(labels: Array) -> None:

@@ -65,8 +65,9 @@ def gaussian_process_kl(
         flow, and the teacher's.
 
     Returns:
-      A scalar, at least 0, and 0 where the kernels are equal, as after a rotation of either's features; a factor
-      changes it. Where the student's width is less than the teacher's rank its infimum is positive.
+      A scalar, at least 0, and 0 where the kernels are equal, as after a rotation of either's
+      features; a factor changes it. Where the student's width is less than the teacher's rank its
+      infimum is positive.
 
     Raises:
       ValueError: for fewer than two inputs, or not as many of both; where values are known,

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
+from kd.losses.features.batches import at_least_single
 from kd.types import Array
 
 
@@ -33,6 +34,7 @@ def hint(student: Array, teacher: Array) -> Array:
       nets", (3).
     """
     _check_alike(student, teacher)
+    student, teacher = at_least_single(student), at_least_single(teacher)
     return 0.5 * jnp.sum(jnp.square(student - jax.lax.stop_gradient(teacher)))
 
 
@@ -73,7 +75,8 @@ def attention_transfer(student: Array, teacher: Array, *, power: float = 2.0) ->
         )
     if not power >= 1:
         raise ValueError(f"power must be at least 1, got {power}.")
-    maps = [_normalised(one, power) for one in (student, jax.lax.stop_gradient(teacher))]
+    pair = at_least_single(student), jax.lax.stop_gradient(at_least_single(teacher))
+    maps = [_normalised(one, power) for one in pair]
     return jnp.sum(jnp.square(maps[0] - maps[1]))
 
 

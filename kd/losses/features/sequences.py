@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
+from kd.losses.features.batches import at_least_single
 from kd.types import Array
 
 
@@ -43,7 +44,7 @@ def attention_square_error(student: Array, teacher: Array, mask: Array) -> Array
     here = _present(mask, size)
     pairs = here[:, None] & here[None, :]
     squares = jnp.where(pairs[None], _off(student, teacher, pairs[None]) ** 2, 0.0)
-    return jnp.sum(squares) / _count(pairs, student) / jnp.shape(student)[0]
+    return jnp.sum(squares) / _count(pairs) / jnp.shape(student)[0]
 
 
 def hidden_square_error(student: Array, teacher: Array, mask: Array) -> Array:
@@ -75,7 +76,7 @@ def hidden_square_error(student: Array, teacher: Array, mask: Array) -> Array:
     _check_pair(student, teacher, 2)
     here = _present(mask, jnp.shape(student)[0])[:, None]
     squares = jnp.where(here, _off(student, teacher, here) ** 2, 0.0)
-    return jnp.sum(squares) / _count(here, student) / jnp.shape(student)[1]
+    return jnp.sum(squares) / _count(here) / jnp.shape(student)[1]
 
 
 def position_gram_square_error(student: Array, teacher: Array, mask: Array) -> Array:
@@ -114,10 +115,10 @@ def position_gram_square_error(student: Array, teacher: Array, mask: Array) -> A
     here = _present(mask, size)
     grams = []
     for states in (student, jax.lax.stop_gradient(teacher)):
-        states = jnp.where(here[:, None], states, 0.0)
+        states = jnp.where(here[:, None], at_least_single(states), 0.0)
         grams.append(states @ states.T / states.shape[1])
     pairs = here[:, None] & here[None, :]
-    return jnp.sum(jnp.square(grams[0] - grams[1])) / _count(pairs, student)
+    return jnp.sum(jnp.square(grams[0] - grams[1])) / _count(pairs)
 
 
 def flow_square_error(
@@ -153,17 +154,16 @@ def flow_square_error(
     size = jnp.shape(student[0])[0]
     checks.check_shape("the second layer's states", student[1], (size, jnp.shape(student[1])[1]))
     here = _present(mask, size)[:, None]
-    count = _count(here, student[0])
-    flows = [
-        jnp.where(here, first, 0.0).T @ jnp.where(here, second, 0.0) / count
-        for first, second in (student, jax.lax.stop_gradient(teacher))
-    ]
+    flows = []
+    for pair in (student, jax.lax.stop_gradient(teacher)):
+        first, second = (jnp.where(here, at_least_single(states), 0.0) for states in pair)
+        flows.append(first.T @ second / _count(here))
     return jnp.mean(jnp.square(flows[0] - flows[1]))
 
 
 def _off(student: Array, teacher: Array, here: Array) -> Array:
     """The difference where there are tokens: elsewhere anything may stand, NaN too."""
-    teacher = jax.lax.stop_gradient(teacher)
+    student, teacher = at_least_single(student), jax.lax.stop_gradient(at_least_single(teacher))
     return jnp.where(here, student, 0.0) - jnp.where(here, teacher, 0.0)
 
 
@@ -172,8 +172,8 @@ def _present(mask: Array, size: int) -> Array:
     return jnp.asarray(mask, bool)
 
 
-def _count(here: Array, like: Array) -> Array:
-    return jnp.maximum(jnp.sum(here), 1).astype(jnp.result_type(like))
+def _count(here: Array) -> Array:
+    return jnp.maximum(jnp.sum(here), 1)
 
 
 def _check_pair(student: Array, teacher: Array, rank: int) -> None:

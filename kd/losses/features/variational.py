@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
+from kd.losses.features.batches import at_least_single
 from kd.types import Array
 
 FLOOR = 1e-5
@@ -58,6 +59,7 @@ def variational_information(
             "a regressor between, as kd.models.Regressor."
         )
     checks.check_shape("raw_variance", raw_variance, jnp.shape(teacher)[-1:])
+    mean, teacher, raw_variance = map(at_least_single, (mean, teacher, raw_variance))
     variance = jax.nn.softplus(raw_variance) + floor
     off = jnp.square(jax.lax.stop_gradient(teacher) - mean).reshape(-1, mean.shape[-1])
     each = jnp.sum(off, axis=0) / variance + len(off) * jnp.log(2 * jnp.pi * variance)

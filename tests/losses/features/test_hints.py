@@ -106,3 +106,16 @@ def test_raises():
         init_variance(2, variance=1e-6)
     with pytest.raises(ValueError, match="num_channels"):
         init_variance(0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_has_sums_of_single(dtype):
+    """Of 300 features of 60 no square of theirs, and no sum of their squares, is finite."""
+    student, teacher = jnp.full((300, 2), 60, dtype), jnp.zeros((300, 2), dtype)
+    assert float(hint(student, teacher)) == 0.5 * 600 * 3600
+    far = jnp.full((300, 2), 400, dtype)
+    assert float(attention_transfer(far, far)) == 0
+    found = variational_information(far, teacher, jnp.zeros(2, dtype))
+    variance = np.log(2) + 1e-5
+    expected = 300 * (400**2 / variance + np.log(2 * np.pi * variance))
+    assert float(found) == pytest.approx(expected, rel=1e-5)

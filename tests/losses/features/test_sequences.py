@@ -127,3 +127,14 @@ def test_other_widths_want_a_projection():
         hidden_square_error(jnp.ones((4, 3)), jnp.ones((4, 5)), MASK)
     with pytest.raises(ValueError, match="numbers of heads"):
         attention_square_error(jnp.ones((2, 4, 4)), jnp.ones((3, 4, 4)), MASK)
+
+
+def test_half_precision_has_sums_of_single():
+    mask = jnp.ones(300, bool)
+    states = jnp.full((300, 4), 60, jnp.float16)
+    zeros = jnp.zeros_like(states)
+    assert float(hidden_square_error(5 * states, zeros, mask)) == 300**2
+    assert float(position_gram_square_error(states, zeros, mask)) == 3600.0**2
+    assert float(flow_square_error((states, states), (zeros, zeros), mask)) == 3600.0**2
+    scores = states[None, :, :1] * jnp.ones((1, 1, 300), jnp.float16)
+    assert float(attention_square_error(5 * scores, 0 * scores, mask)) == 300**2
