@@ -256,7 +256,10 @@ def assert_same_bits(run: Finished, reference: Finished) -> None:
 
 
 def kill_again_and_again(path: Path, settings: dict, phases: Sequence[str], **options) -> None:
-    """Kills a run within each phase, as soon as it has a checkpoint there: it is left undone."""
+    """Kills a run within each phase, as soon as it has a checkpoint there: it is left undone.
+
+    After the same run from start to end in this process it has nothing to compile.
+    """
     for phase in phases:
         process = start(path, settings | {"checkpoint_seconds": 0}, **options)
         stopped = interrupt(process, lambda phase=phase: bool(checkpoints(path, phase)))

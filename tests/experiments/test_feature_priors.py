@@ -438,10 +438,10 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     path = tmp_path / "run"
     given = TINY | {"method": "prior", "label_share": "0.5", "rate": "0.01,0.02"}
     phases = ("teacher-teacher", "rate-fair-prior-0.5-0.02", "students-fair-prior-0.5")
-    study_runs.kill_again_and_again(path, given, phases, module=MODULE)
     with study_runs.unverified_exports():
-        resumed = study_runs.succeed_here(path, given, module=MODULE)
         whole = study_runs.succeed_here(tmp_path / "whole", given, module=MODULE)
+        study_runs.kill_again_and_again(path, given, phases, module=MODULE)
+        resumed = study_runs.succeed_here(path, given, module=MODULE)
     study_runs.assert_same_bits(resumed, whole)
 
 

@@ -97,10 +97,10 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     path = tmp_path / "run"
     given = TINY | {"method": "map_prior,chain_prior", "num_repeats": 1}
     phases = ("maximum-fair-chain_prior-0.1", "chain-fair-chain_prior-0.1-0")
-    study_runs.kill_again_and_again(path, given, phases, module=MODULE)
     with study_runs.unverified_exports():
-        resumed = study_runs.succeed_here(path, given, module=MODULE)
         whole = study_runs.succeed_here(tmp_path / "whole", given, module=MODULE)
+        study_runs.kill_again_and_again(path, given, phases, module=MODULE)
+        resumed = study_runs.succeed_here(path, given, module=MODULE)
     study_runs.assert_same_bits(resumed, whole)
 
 
