@@ -481,3 +481,30 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
 )
 def test_mistakes_are_one_line(changed, expected, tmp_path):
     assert expected in study_runs.refusal(tmp_path / "run", TINY | changed, module=MODULE)
+    if "cache_gb" not in changed:  # What is known at once leaves no directory behind.
+        assert not (tmp_path / "run").exists()
+
+
+def test_classes_without_a_label_are_told_of(caplog):
+    settings, task = task_of({"label_share": "0.005"})
+    inputs.check_sizes(settings, task)
+    labelled = inputs.split_of(settings, task.dataset, 0.005, is_trial=False).labelled
+    missing = sorted(set(range(10)) - set(task.dataset.train_y[labelled].tolist()))
+    told = ", ".join(map(str, missing))
+    assert f"none of the 6 labelled examples is of class {told}." in caplog.text
+
+
+def test_an_expert_without_test_images_is_refused(tmp_path):
+    """Four classes, of which the test has the last two."""
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "four.npz",
+        train_x=rng.random((400, 8, 8, 1)),
+        train_y=np.arange(400) % 4,
+        test_x=rng.random((20, 8, 8, 1)),
+        test_y=2 + np.arange(20) % 2,
+    )
+    given = TINY | {"dataset": tmp_path / "four.npz", "experiment": "experts"}
+    message = study_runs.refusal(tmp_path / "run", given, module=MODULE)
+    assert "teacher '0' has no test image, so that it cannot be judged." in message
+    assert not (tmp_path / "run").exists()
