@@ -126,17 +126,21 @@ class Run(NamedTuple):
                 progress(step, figures)
                 self.workdir.tick()
 
-            return training.fit(
-                key,
-                stream,
-                update,
-                state,
-                num_steps,
-                num_replicas=num_replicas,
-                on_row=on_row,
-                checkpointer=checkpointer,
-                **options,
-            )
+            try:
+                return training.fit(
+                    key,
+                    stream,
+                    update,
+                    state,
+                    num_steps,
+                    num_replicas=num_replicas,
+                    on_row=on_row,
+                    checkpointer=checkpointer,
+                    **options,
+                )
+            except training.NonFiniteLossError as error:
+                error.add_note(f"in {phase}")
+                raise
 
     def checkpointer(self, phase: str) -> Checkpointer:
         """The checkpoints of a phase."""
@@ -228,9 +232,10 @@ def _one_line_errors() -> Iterator[None]:
             f"{error} Raise --cache_gb, or choose settings that need no such cache."
         ) from error
     except training.NonFiniteLossError as error:
+        where = " ".join(getattr(error, "__notes__", ()))
         raise UserError(
-            f"{error} The checkpoint before it is kept; other settings or another --seed need "
-            "another workdir."
+            f"{where + ': ' if where else ''}{error} The checkpoint before it is kept; other "
+            "settings or another --seed need another workdir."
         ) from error
     except (DataError, ExportError, CheckpointMismatchError) as error:
         raise UserError(str(error)) from error

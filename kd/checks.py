@@ -17,6 +17,12 @@ def check_rank(name: str, value: Any, rank: int) -> None:
         raise ValueError(f"{name} must have rank {rank}, got shape {jnp.shape(value)}.")
 
 
+def check_array(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is an array."""
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}.")
+
+
 def check_shape(name: str, value: Any, shape: Sequence[int]) -> None:
     """Raises ValueError unless `value` has that shape."""
     if jnp.shape(value) != tuple(shape):

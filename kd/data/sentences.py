@@ -133,10 +133,10 @@ def negated_sentences(
     """Sentences in which the order of words decides: a negation turns the next word round.
 
     A sentence has from half of L to L words. Each is a filler or, with probability 1/2, a polar
-    word, good or bad; before a polar word there is, with probability 2/5, a negation, which makes
-    it say the opposite. The class is whether more is said that is good than bad; sentences that
-    say as much of both are drawn again. Which words there are tells little: a negation may be of
-    any of them.
+    word, good or bad; before a polar word there is, with probability 2/5 where there is room for
+    both, a negation, which makes it say the opposite. The class is whether more is said that is
+    good than bad; sentences that say as much of both are drawn again. Which words there are tells
+    little: a negation may be of any of them.
 
     Args:
       num_sentences: N + M.

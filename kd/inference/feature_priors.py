@@ -53,6 +53,7 @@ def feature_log_prior(
       not have.
 
     Raises:
+      TypeError: for features that are not by layer.
       ValueError: for no layer, a strength that is not positive, or not as many features as inputs.
 
     Example:
@@ -70,6 +71,11 @@ def feature_log_prior(
       Fitzsimons, Schmon and Roberts (2019), "Implicit priors for knowledge sharing in Bayesian
       neural networks", section 2.2; several teachers, section 3.3.
     """
+    if not isinstance(teacher_features, Mapping):
+        raise TypeError(
+            "teacher_features must be features by the student's layer, got "
+            f"{type(teacher_features).__name__}."
+        )
     checks.check_count("the number of layers", len(teacher_features))
     checks.check_positive("strength", strength)
     for name, value in teacher_features.items():

@@ -80,14 +80,19 @@ def retrieval(
       transfer", and their code; that of Passalis, Tzelepi and Tefas (2020), "Heterogeneous
       knowledge distillation using information flow modeling", is the same, and its table's.
     """
+    queries, query_labels, database, database_labels = map(
+        np.asarray, (queries, query_labels, database, database_labels)
+    )
     for name, x in (("queries", queries), ("database", database)):
         checks.check_rank(name, x, 2)
+        checks.check_count(f"the number of {name}", len(x))
         checks.check_finite(name, x)
     checks.check_last_axis("queries", queries, database.shape[1])
     checks.check_shape("query_labels", query_labels, (len(queries),))
     checks.check_shape("database_labels", database_labels, (len(database),))
     checks.check_choice("metric", metric, METRICS)
     checks.check_count("block_size", block_size)
+    checks.check_count("interpolated_ranks", interpolated_ranks)
     for top in tops:
         checks.check_count("each of tops", top, at_most=len(database))
     missing = np.setdiff1d(query_labels, database_labels)
@@ -97,7 +102,7 @@ def retrieval(
     for start in range(0, len(queries), block_size):
         part = slice(start, start + block_size)
         order = np.argsort(_distances(queries[part], database, metric), axis=1, kind="stable")
-        hits = database_labels[order] == np.asarray(query_labels)[part, None]
+        hits = database_labels[order] == query_labels[part, None]
         found.append(_figures(hits, tops, interpolated_ranks))
     average, released, *precisions = (np.concatenate(one) for one in zip(*found, strict=True))
     plain, interpolated = (
@@ -113,6 +118,9 @@ def _distances(queries: np.ndarray, database: np.ndarray, metric: str) -> np.nda
     if metric == "cosine":
         lengths = np.linalg.norm(database, axis=1)
         return -(queries @ database.T) / np.where(lengths > 0, lengths, 1.0)
+    # Distances do not change, and there is less to cancel.
+    centre = np.mean(database, axis=0)
+    queries, database = queries - centre, database - centre
     return np.sum(database**2, axis=1) - 2 * queries @ database.T
 
 

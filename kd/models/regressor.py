@@ -17,7 +17,7 @@ class Regressor(nn.Module):
     by kernels that leave its size. Anything else is one row of features, mapped by a dense layer.
 
     Attributes:
-      shape: of the teacher's features, without a batch axis.
+      shape: of the teacher's features, without a batch axis, of one axis or more.
       hidden_sizes: channels of rectified layers before, at the student's own positions: none for
         FitNets' regressor and TinyBERT's projection, three of 1 x 1 with the last one for VID's.
       use_bias: of all layers.
@@ -49,6 +49,11 @@ class Regressor(nn.Module):
 
     def _mapped(self, features: Array) -> Array:
         wanted = tuple(self.shape)
+        if not wanted or features.ndim < 1:
+            raise ValueError(
+                f"features must have an axis or more, got {features.shape} to be mapped to "
+                f"{wanted}: a single number is [1]."
+            )
         for size in self.hidden_sizes:
             features = nn.relu(nn.Dense(size, use_bias=self.use_bias)(features))
         if features.shape[:-1] == wanted[:-1]:

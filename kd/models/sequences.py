@@ -210,7 +210,11 @@ def _embedded(module: Transformer | LSTM, x: Array) -> tuple[Array, Array]:
         checks.check_count(name, getattr(module, name))
     checks.check_weight("dropout_rate", module.dropout_rate)
     mask = token_mask(x)
-    h = jnp.where(mask[:, None], nn.Embed(module.num_tokens, module.size)(x), 0.0)
+    checks.check_indices("tokens", x, module.num_tokens)
+    # Under jit, where nothing can be raised, a word that is not there is NaN, as flax has it for
+    # those beyond the vocabulary.
+    known = jnp.where(x < 0, module.num_tokens, x)
+    h = jnp.where(mask[:, None], nn.Embed(module.num_tokens, module.size)(known), 0.0)
     sow_features(module, "embedding", lambda: h)
     return mask, h
 

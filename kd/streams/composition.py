@@ -97,7 +97,7 @@ def with_relative_noise(stream: Stream, name: str, *, scale: float, share: float
     Raises:
       ValueError: if `scale` is not positive or `share` no probability; when traced, if there is no
         such entry.
-      TypeError: when traced, if the entry is not floating.
+      TypeError: when traced, if the entry is no array, or not floating.
 
     Example:
       >>> from kd import streams
@@ -120,6 +120,7 @@ def with_relative_noise(stream: Stream, name: str, *, scale: float, share: float
         if name not in batch:
             raise ValueError(f"a batch has no {name!r}; it has {', '.join(sorted(batch))}.")
         value = batch[name]
+        checks.check_array(name, value)
         checks.check_floating(name, value)
         noise = scale * jax.random.normal(noise_key, value.shape, value.dtype)
         chosen = jax.random.bernoulli(choice_key, share, value.shape[:1])

@@ -55,7 +55,12 @@ def label(
     """
     checks.check_choice("derivatives", derivatives, DERIVATIVES)
     checks.check_count("num_batches", num_batches)
-    return _labelled(stream, jax.vmap(_labeller(teacher_fn, derivatives)), num_batches)
+    answer_fn = jax.vmap(_labeller(teacher_fn, derivatives))
+    asked = ("x", "signs") if derivatives == PROJECTED else ("x",)
+    # What else is in a batch need not be of its inputs, one by one.
+    return _labelled(
+        stream, lambda batch: answer_fn({name: batch[name] for name in asked}), num_batches
+    )
 
 
 def label_features(
@@ -75,7 +80,8 @@ def label_features(
       num_batches: minibatches that the teacher is asked for at once, as of `label`.
 
     Returns:
-      A stream of batches with the features, each `[B, ...]`. No gradient flows into a teacher.
+      A stream of batches with the features, each `[B, ...]`. No gradient flows into a teacher; a
+      stream is not for reverse-mode differentiation.
 
     Raises:
       ValueError: if `num_batches` < 1; (when traced) if a batch has that entry already.
@@ -93,12 +99,16 @@ def label_features(
     """
     checks.check_count("num_batches", num_batches)
 
-    def answer(example: Batch) -> Batch:
-        if name in example:
-            raise ValueError(f"the stream has {name!r} in a batch already.")
-        return {name: jax.lax.stop_gradient(features_fn(example["x"]))}
+    def answer(batch: Batch) -> Batch:
+        _check_new(name, batch)
+        return {name: jax.vmap(lambda x: jax.lax.stop_gradient(features_fn(x)))(batch["x"])}
 
-    return _labelled(stream, jax.vmap(answer), num_batches)
+    return _labelled(stream, answer, num_batches)
+
+
+def _check_new(name: str, batch: Batch) -> None:
+    if name in batch:
+        raise ValueError(f"there is {name!r} in a batch already.")
 
 
 def _labelled(stream: Stream, answer_fn: Callable[[Batch], Batch], num_batches: int) -> Stream:
@@ -109,7 +119,12 @@ def _labelled(stream: Stream, answer_fn: Callable[[Batch], Batch], num_batches: 
         stream_state, block = jax.lax.scan(
             lambda state, key: stream.next(key, state), stream_state, keys
         )
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), block)
+        if "x" not in block:
+            raise ValueError(f"a batch has no inputs 'x'; it has {', '.join(sorted(block))}.")
+        # A number of the batch itself is not of its inputs.
+        flat = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]) if leaf.ndim > 1 else leaf, block
+        )
         labels = answer_fn(flat)
         batch_size = block["x"].shape[1]
         labels = jax.tree.map(
@@ -142,7 +157,7 @@ def features_dataset(
 
     Raises:
       CacheTooLargeError: before anything is computed, with both numbers.
-      ValueError: if `block_size` < 1, or features are not finite.
+      ValueError: if `block_size` < 1, `data` has that entry already, or features are not finite.
       TypeError: if `data` is no such dictionary.
 
     Example:
@@ -153,6 +168,8 @@ def features_dataset(
     answer_fn = lambda example: {  # noqa: E731
         name: jax.lax.stop_gradient(features_fn(example["x"]))
     }
+    if isinstance(data, dict):
+        _check_new(name, data)
     found = _answers(data, answer_fn, block_size=block_size, max_bytes=max_bytes, what="features")
     for path, leaf in jax.tree_util.tree_leaves_with_path(found[name]):
         checks.check_finite(f"the teacher's features{jax.tree_util.keystr(path)}", leaf)

@@ -10,14 +10,16 @@ import optax
 from kd import checks
 from kd.types import Array, Batch, Metrics, PyTree, Update
 
+MOST_STEPS = 2**31 - 1
+
 
 class Stage(NamedTuple):
     """One stage of training.
 
     Attributes:
       objective: `(params, batch) -> loss`, a scalar to be minimised.
-      optimizer: any optax transformation, begun anew with the stage: its state is of the
-        parameters as they are then.
+      optimizer: an optax transformation that wants slopes and parameters alone, begun anew with
+        the stage: its state is of the parameters as they are then.
       num_steps: of the stage; of the last it may be None, to the end of all.
     """
 
@@ -56,7 +58,7 @@ def staged(*stages: Stage) -> Update:
 
     Raises:
       ValueError: if there is no stage, or one but the last has no number of steps, or less than
-        one.
+        one; of more steps than 2^31 - 1 together.
 
     Example:
       >>> towards = lambda target: lambda p, batch: jnp.sum((p - target) ** 2)
@@ -82,6 +84,7 @@ def staged(*stages: Stage) -> Update:
         if index < len(stages) - 1 or stage.num_steps is not None:
             checks.check_count(f"num_steps of stage {index}", stage.num_steps)
             ends.append(stage.num_steps + (ends[-1] if ends else 0))
+            checks.check_count("the steps of all stages", ends[-1], at_most=MOST_STEPS)
     starts = [0, *ends][: len(stages)]
     later = jnp.array(starts[1:], jnp.int32)
 
@@ -132,7 +135,7 @@ def train_only(
 
     Raises:
       TypeError: for one string instead of a list.
-      ValueError: by `init`, for a name of no layer, listing those that there are.
+      ValueError: for no layer; by `init`, for a name of none, listing those that there are.
 
     Example:
       >>> params = {"params": {"Dense_0": jnp.ones(2), "Dense_1": jnp.ones(2)}}
@@ -144,6 +147,7 @@ def train_only(
     if isinstance(layers, str):
         raise TypeError(f"layers must be a list of names, got the string {layers!r}.")
     wanted = set(layers)
+    checks.check_count("the number of layers", len(wanted))
 
     def kinds(params: PyTree) -> PyTree:
         paths = [

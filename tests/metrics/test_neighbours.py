@@ -1,5 +1,6 @@
 """Retrieval by loops over ranks."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -91,3 +92,29 @@ def test_raises():
         retrieval(*given[:3], LABELS[:5], tops=(1,))
     with pytest.raises(ValueError, match="block_size"):
         retrieval(*given, tops=(1,), block_size=0)
+
+
+def test_other_kinds_of_arrays_and_what_is_none():
+    rng = np.random.default_rng(0)
+    queries, database = rng.normal(size=(4, 3)), rng.normal(size=(20, 3))
+    labels, others = np.arange(4) % 2, np.arange(20) % 2
+    found = retrieval(queries, labels, database, others, tops=(3,))
+    again = retrieval(
+        jnp.asarray(queries), labels.tolist(), database.tolist(), jnp.asarray(others), tops=(3,)
+    )
+    np.testing.assert_allclose(again.average_precision, found.average_precision)
+    with pytest.raises(ValueError, match="number of queries must be at least 1"):
+        retrieval(queries[:0], labels[:0], database, others, tops=(3,))
+    with pytest.raises(ValueError, match="interpolated_ranks must be at least 1"):
+        retrieval(queries, labels, database, others, tops=(3,), interpolated_ranks=0)
+
+
+def test_distances_far_from_zero():
+    rng = np.random.default_rng(0)
+    queries, database = rng.normal(size=(4, 3)), rng.normal(size=(50, 3))
+    labels, others = np.arange(4) % 2, np.arange(50) % 2
+    near, far = (
+        retrieval(queries + off, labels, database + off, others, metric="euclidean", tops=(3,))
+        for off in (0.0, 1e8)
+    )
+    np.testing.assert_array_equal(near.average_precision, far.average_precision)

@@ -70,3 +70,9 @@ def test_the_result_has_the_activation_and_hidden_layers_do_not(shape):
         np.testing.assert_allclose(found, by_hand(linear), atol=1e-6)
         own = regressor.init(jax.random.key(0), x)
         jax.tree.map(np.testing.assert_array_equal, own, params)
+
+
+def test_a_single_number_is_no_feature():
+    for regressor, features in ((Regressor(()), jnp.ones(3)), (Regressor((3,)), jnp.ones(()))):
+        with pytest.raises(ValueError, match="must have an axis or more"):
+            regressor.init(jax.random.key(0), features)

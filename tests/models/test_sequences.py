@@ -276,3 +276,19 @@ def test_raises(model, x, error, expected):
         jax.eval_shape(model.init, jax.random.key(0), x)
     with pytest.raises(ValueError, match="length"):
         models.sinusoids(0, 4)
+
+
+@pytest.mark.parametrize("token", [-1, 9])
+def test_words_that_are_not_there(token):
+    """Refused where they are known; NaN under jit."""
+    for model in (
+        models.Transformer(num_tokens=9, size=4, num_layers=1, num_heads=2, num_outputs=2),
+        models.LSTM(num_tokens=9, size=4, num_layers=1, num_outputs=2),
+    ):
+        x = jnp.array([4, 8, 7, 0])
+        params = model.init(jax.random.key(0), x)
+        wrong = x.at[1].set(token)
+        with pytest.raises(ValueError, match=r"tokens must hold integers in \[0, 9\)"):
+            model.apply(params, wrong)
+        assert np.all(np.isnan(jax.jit(model.apply)(params, wrong)))
+        assert np.all(np.isfinite(jax.jit(model.apply)(params, x)))

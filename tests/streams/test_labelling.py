@@ -310,7 +310,7 @@ def test_features_are_those_of_the_inputs(num_batches):
             np.testing.assert_array_equal(batch["x"], plain["x"])
     with pytest.raises(ValueError, match="num_batches"):
         streams.label_features(inner, layers_fn, num_batches=0)
-    with pytest.raises(ValueError, match="has 'y' in a batch already"):
+    with pytest.raises(ValueError, match="there is 'y' in a batch already"):
         collect(streams.label_features(inner, layers_fn, name="y"), 1)
 
 
@@ -343,3 +343,39 @@ def test_no_gradient_flows_through_the_features_of_a_data_set():
         return jnp.sum(found["teacher_features"]["sum"])
 
     assert float(jax.grad(total)(2.0)) == 0
+
+
+def test_what_else_is_in_a_batch_need_not_be_of_its_inputs():
+    """As the batch's number: features and answers of a numbered stream are those of another."""
+    plain = streams.resample(DATA, 4)
+    teacher_fn = lambda x: jax.nn.log_softmax(x.ravel()[:2])
+    for add in (
+        lambda s: streams.label_features(s, layers_fn, num_batches=3),
+        lambda s: streams.label(s, teacher_fn, num_batches=3),
+    ):
+        one, other = streams.numbered(add(plain)), add(streams.numbered(plain))
+        states = [stream.init(jax.random.key(0)) for stream in (one, other)]
+        for step in range(5):
+            found = []
+            for index, stream in enumerate((one, other)):
+                states[index], batch = stream.next(jax.random.key(step), states[index])
+                found.append(batch)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *found)
+            assert found[0]["step"] == step
+
+
+def test_entries_that_are_there_already_and_inputs_that_are_not():
+    with pytest.raises(ValueError, match="there is 'y' in a batch already"):
+        streams.features_dataset(DATA, layers_fn, name="y")
+    stream = streams.map_batch(lambda batch: {"z": batch["x"]}, streams.resample(DATA, 4))
+    labelled = streams.label_features(stream, layers_fn)
+    with pytest.raises(ValueError, match="a batch has no inputs 'x'; it has z"):
+        labelled.next(jax.random.key(0), labelled.init(jax.random.key(0)))
+
+
+def test_noise_is_of_an_array():
+    stream = streams.with_relative_noise(
+        streams.label_features(streams.resample(DATA, 4), layers_fn), "teacher_features", scale=0.1
+    )
+    with pytest.raises(TypeError, match="must be an array, got dict"):
+        stream.next(jax.random.key(0), stream.init(jax.random.key(0)))

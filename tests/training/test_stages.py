@@ -136,3 +136,11 @@ def test_raises():
         train_only(optax.sgd(0.1), ["Dense_7"]).init(start())
     with pytest.raises(TypeError, match="layers must be a list"):
         train_only(optax.sgd(0.1), "Dense_0")
+
+
+def test_more_steps_than_can_be_counted_and_no_layer():
+    stage = Stage(lambda params, batch: params, optax.sgd(0.1), 2**31 - 1)
+    with pytest.raises(ValueError, match="steps of all stages must be at least 1 and at most"):
+        staged(stage, stage._replace(num_steps=1))
+    with pytest.raises(ValueError, match="number of layers must be at least 1"):
+        train_only(optax.sgd(0.1), [])

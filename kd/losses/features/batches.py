@@ -36,6 +36,7 @@ def pair(student: Array, teacher: Array, *, centre: bool = False) -> tuple[Array
 
 def single(name: str, features: Array) -> Array:
     """The features of one network, as `pair` has both."""
+    checks.check_array(f"the {name}'s features", features)
     checks.check_floating(f"the {name}'s features", features)
     shape = jnp.shape(features)
     if len(shape) < 2 or 0 in shape[1:]:
@@ -53,6 +54,7 @@ def at_least_single(features: Array) -> Array:
 
 def check_labels(labels: Array) -> None:
     """Raises TypeError unless labels are integers, ValueError unless they are a vector."""
+    checks.check_array("labels", labels)
     checks.check_rank("labels", labels, 1)
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
         raise TypeError(f"labels must be integers, got {jnp.result_type(labels)}.")

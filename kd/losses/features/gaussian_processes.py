@@ -53,12 +53,13 @@ def gaussian_process_kl(
     Args:
       student: `[N, ...]`, features of N inputs; gradients flow through.
       teacher: `[N, ...]`, of the same inputs, with as many features as it has. No gradients.
-      kernel_fn: features `[N, D]` to a covariance `[N, N]`, as `rbf_kernel(2.0)`.
+      kernel_fn: features `[N, D]` to a covariance `[N, N]`, as `rbf_kernel(2.0)`. Of what it
+        captures the student's kernel alone has gradients.
       jitter: times the mean of the teacher's variances, on the diagonal of both. The smaller,
         the dearer is what the student says outside of the teacher's span; may be traced, to let
         it fall. In single precision, where layers are as wide as the batch, N times 6e-8 over
         it is about the relative error of each small eigenvalue, 0.8 % for 128 inputs; of a larger
-        batch the errors are those of its root, and it may be as small as 1e-5.
+        batch the errors are those of its root, and 1e-5 is not too small.
       centre: whether each feature is less its mean over the batch: those of rectified units have
         means, a Gaussian process of mean 0 has none.
       means: of the two processes, `[N]` each, by default 0: the student's, through which gradients
@@ -305,7 +306,7 @@ def gram_square_error(
       transfer", (7), whose polynomial kernel is of channels where this is of inputs.
     """
     student, teacher = pair(student, teacher, centre=centre)
-    return jnp.mean(jnp.square(kernel_fn(student) - kernel_fn(teacher)))
+    return jnp.mean(jnp.square(kernel_fn(student) - jax.lax.stop_gradient(kernel_fn(teacher))))
 
 
 def _log_dets(
@@ -323,7 +324,7 @@ def _log_dets(
         noise = _jitter(jitter, jnp.sum(teacher**2) / size)
         both = jnp.concatenate([student, teacher], axis=1) * 0.5**0.5
         return [linear_log_det(one, noise) for one in (both, student, teacher)]
-    kernels = kernel_fn(student), kernel_fn(teacher)
+    kernels = kernel_fn(student), jax.lax.stop_gradient(kernel_fn(teacher))
     noise = _jitter(jitter, jnp.trace(kernels[1]) / size)
     together = (0.5 * (kernels[0] + kernels[1]), *kernels)
     return [inverse_and_log_det(jittered(one, noise))[1] for one in together]

@@ -13,6 +13,8 @@ from kd.losses.features.kernels import product
 from kd.positive_definite import factor_and_inverse, inverse_and_log_det, log_diagonal
 from kd.types import Array
 
+SHIFT = 16  # Roundings of the trace.
+
 
 def jittered(kernel: Array, noise: Array) -> Array:
     """The covariance with noise on its diagonal."""
@@ -68,6 +70,7 @@ def _in_precision(student: Array, teacher: Array, noise: Array) -> tuple[Array, 
         both = product(precision, student)
         return jnp.sum(both * student) + noise * jnp.trace(precision), log_det, both
     columns, log_det = _orthonormal(teacher, noise)
+    log_det += (size - width) * jnp.log(noise)
     both, below = _residual(columns, student)
     squares = jnp.sum(both**2) + jnp.sum(below**2)
     return squares / noise + size - jnp.sum(columns.above**2), log_det, both / noise
@@ -94,18 +97,20 @@ class Orthonormal(NamedTuple):
 
 
 def _orthonormal(features: Array, noise: Array) -> tuple[Orthonormal, Array]:
-    """Of `[N, D]`, N > D; and the covariance's log det.
+    """Of `[N, D]`, N >= D; and the log det of their products `[D, D]`, jittered.
 
-    The first Cholesky factor is of squares, and loses half of the digits; the second, of columns
-    that are nearly orthonormal, finds them again (Yamamoto et al., 2015, "Roundoff error analysis
-    of the CholeskyQR2 algorithm").
+    The first Cholesky factor is of squares, and loses half of the digits; what rounding could make
+    negative is shifted. The second, of columns that are nearly orthonormal, finds the digits again
+    (Fukaya et al., 2020, "Shifted Cholesky QR for computing the QR factorization of ill-conditioned
+    matrices").
     """
-    size, width = features.shape
-    factor, inverse = factor_and_inverse(jittered(product(features.T, features), noise))
+    products = product(features.T, features)
+    shift = SHIFT * jnp.finfo(features.dtype).eps * jnp.trace(products)
+    factor, inverse = factor_and_inverse(jittered(products, noise + shift))
     above, below = product(features, inverse.T), jnp.sqrt(noise) * inverse.T
     again = product(above.T, above) + product(below.T, below)
     second, inverse = factor_and_inverse(again)
-    log_det = log_diagonal(factor) + log_diagonal(second) + (size - width) * jnp.log(noise)
+    log_det = log_diagonal(factor) + log_diagonal(second)
     return Orthonormal(product(above, inverse.T), product(below, inverse.T)), log_det
 
 
@@ -126,11 +131,13 @@ def linear_log_det(features: Array, noise: Array) -> Array:
 
 def _linear_log_det_and_slope(features: Array, noise: Array) -> tuple[Array, Array]:
     """The log det and half of its derivative by the features."""
-    if len(features) <= features.shape[1]:
-        inverse, log_det = inverse_and_log_det(jittered(product(features, features.T), noise))
-        return log_det, product(inverse, features)
+    size, width = features.shape
+    if size <= width:
+        columns, log_det = _orthonormal(features.T, noise)
+        return log_det, product(columns.below, columns.above.T) / jnp.sqrt(noise)
     columns, log_det = _orthonormal(features, noise)
-    return log_det, product(columns.above, columns.below.T) / jnp.sqrt(noise)
+    slope = product(columns.above, columns.below.T) / jnp.sqrt(noise)
+    return log_det + (size - width) * jnp.log(noise), slope
 
 
 @linear_log_det.defjvp

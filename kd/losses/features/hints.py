@@ -47,7 +47,7 @@ def attention_transfer(student: Array, teacher: Array, *, power: float = 2.0) ->
     Args:
       student: `[..., C_s]`, with channels last. Gradients flow through; none where all is 0.
       teacher: `[..., C_t]`, the same but for channels. No gradients.
-      power: p, at least 1.
+      power: p, finite, at least 1.
 
     Returns:
       A scalar, in [0, 2]: no entry of a map is negative.
@@ -69,22 +69,27 @@ def attention_transfer(student: Array, teacher: Array, *, power: float = 2.0) ->
     for name, value in (("student", student), ("teacher", teacher)):
         checks.check_floating(f"the {name}'s features", value)
     shapes = jnp.shape(student), jnp.shape(teacher)
-    if shapes[0][:-1] != shapes[1][:-1] or len(shapes[0]) < 2:
+    if shapes[0][:-1] != shapes[1][:-1] or len(shapes[0]) < 2 or 0 in shapes[0] + shapes[1]:
         raise ValueError(
             f"maps must be [..., C] of the same positions, got shapes {shapes[0]} and {shapes[1]}."
         )
-    if not power >= 1:
-        raise ValueError(f"power must be at least 1, got {power}.")
+    if not isinstance(power, jax.core.Tracer):
+        checks.check_positive("power", power)
+        if not power >= 1:
+            raise ValueError(f"power must be at least 1, got {power}.")
     pair = at_least_single(student), jax.lax.stop_gradient(at_least_single(teacher))
     maps = [_normalised(one, power) for one in pair]
     return jnp.sum(jnp.square(maps[0] - maps[1]))
 
 
 def _normalised(features: Array, power: float) -> Array:
+    # Of a largest entry of 1 no power overflows, and not all vanish; the map's scale is taken off.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(features)))
+    is_dead = largest == 0
+    features = features / jnp.where(is_dead, 1.0, largest)
     found = jnp.sum(jnp.abs(features) ** power, axis=-1).ravel()
-    square = jnp.sum(found**2)
-    is_dead = square == 0
-    return jnp.where(is_dead, 0.0, found * jax.lax.rsqrt(jnp.where(is_dead, 1.0, square)))
+    square = jnp.where(is_dead, 1.0, jnp.sum(found**2))
+    return jnp.where(is_dead, 0.0, found * jax.lax.rsqrt(square))
 
 
 def _check_alike(student: Array, teacher: Array) -> None:

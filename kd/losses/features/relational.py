@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
-from kd.losses.features.batches import check_labels, pair, single
+from kd.losses.features.batches import at_least_single, check_labels, pair, single
 from kd.losses.features.distances import pairwise_distances
 from kd.types import Array
 
@@ -37,8 +37,14 @@ def cosine_similarity(features: Array) -> Array:
       Passalis and Tefas (2018), "Learning deep representations with probabilistic knowledge
       transfer", (5).
     """
+    checks.check_rank("features", features, 2)
+    checks.check_floating("features", features)
+    features = at_least_single(features)
+    # Of lengths that are known no square overflows or vanishes; cosines do not change.
+    sizes = jax.lax.stop_gradient(jnp.max(jnp.abs(features), axis=1, keepdims=True))
+    is_dead = sizes == 0
+    features = features / jnp.where(is_dead, 1.0, sizes)
     squares = jnp.sum(features**2, axis=1, keepdims=True)
-    is_dead = squares == 0
     units = jnp.where(is_dead, 0.0, features * jax.lax.rsqrt(jnp.where(is_dead, 1.0, squares)))
     return 0.5 * (jnp.matmul(units, units.T, precision=HIGHEST) + 1)
 
@@ -72,7 +78,7 @@ def same_label(labels: Array) -> Array:
       [1.0, 0.0, 1.0]
     """
     check_labels(labels)
-    return (labels[:, None] == labels[None, :]).astype(jnp.float32)
+    return (labels[:, None] == labels[None, :]).astype(jnp.result_type(float))
 
 
 def similarity_divergence(
@@ -114,7 +120,8 @@ def similarity_divergence(
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
         raise ValueError(f"similarities must be [N, N] with N >= 2, got shape {shape}.")
     log_p, log_q = (
-        _log_shares(one, with_self) for one in (jax.lax.stop_gradient(teacher), student)
+        _log_shares(at_least_single(one), with_self)
+        for one in (jax.lax.stop_gradient(teacher), student)
     )
     p = jnp.exp(log_p)
     weights = p - jnp.exp(log_q) if divergence == "jeffreys" else p
@@ -211,18 +218,23 @@ def information_flow(
     """
     if not weights:
         raise ValueError("weights must name a layer or more.")
-    total = jnp.zeros(())
+    terms = []
     for name, weight in weights.items():
+        if not isinstance(weight, jax.core.Tracer):
+            checks.check_number(f"the weight of {name!r}", weight)
+            if not weight >= 0:
+                raise ValueError(f"the weight of {name!r} must be at least 0, got {weight}.")
         for whose, features in (("student", student), ("teacher", teacher)):
             if name not in features:
                 raise ValueError(
                     f"the {whose} has no layer {name!r}; it has {', '.join(sorted(features))}."
                 )
         for similarity_fn in (cosine_similarity, student_t_similarity):
-            total += weight * probabilistic_knowledge_transfer(
+            divergence = probabilistic_knowledge_transfer(
                 student[name], teacher[name], similarity_fn=similarity_fn, divergence="jeffreys"
             )
-    return total
+            terms.append(weight * divergence)
+    return sum(terms)
 
 
 def supervised_knowledge_transfer(
@@ -303,6 +315,7 @@ def quadratic_mutual_information(similarities: Array, labels: Array) -> Array:
     checks.check_shape("similarities", similarities, (size, size))
     if size < 2:
         raise ValueError("a batch of one input has no relations between inputs: give two or more.")
+    similarities = at_least_single(similarities)
     is_same = same_label(labels).astype(similarities.dtype)
     share = jnp.mean(is_same, axis=1)  # Of each input's class.
     within = jnp.sum(is_same * similarities)

@@ -149,6 +149,9 @@ def flow_square_error(
     Reference:
       Yim, Joo, Bae and Kim (2017), "A gift from knowledge distillation", (1) and (2).
     """
+    for name, layers in (("student", student), ("teacher", teacher)):
+        if len(layers) != 2:
+            raise ValueError(f"{name} must be the states of two layers, got {len(layers)}.")
     for one, other in zip(student, teacher, strict=True):
         _check_pair(one, other, 2)
     size = jnp.shape(student[0])[0]

@@ -53,7 +53,9 @@ def variational_information(
     for name, value in (("mean", mean), ("teacher", teacher), ("raw_variance", raw_variance)):
         checks.check_floating(name, value)
     checks.check_positive("floor", floor)
-    if jnp.shape(mean) != jnp.shape(teacher) or jnp.ndim(mean) < 1:
+    if jnp.ndim(teacher) < 1 or not jnp.size(teacher):
+        raise ValueError(f"the teacher's features must be [..., C], got {jnp.shape(teacher)}.")
+    if jnp.shape(mean) != jnp.shape(teacher):
         raise ValueError(
             f"mean must have the teacher's shape {jnp.shape(teacher)}, got {jnp.shape(mean)}: put "
             "a regressor between, as kd.models.Regressor."
@@ -88,4 +90,6 @@ def init_variance(num_channels: int, *, variance: float = 5.0, floor: float = FL
     checks.check_count("num_channels", num_channels)
     checks.check_positive("floor", floor)
     checks.check_positive("variance less the floor", variance - floor)
-    return jnp.full(num_channels, math.log(math.expm1(variance - floor)))
+    # The inverse of log(1 + e^rho), of any size.
+    softened = variance - floor
+    return jnp.full(num_channels, softened + math.log(-math.expm1(-softened)))

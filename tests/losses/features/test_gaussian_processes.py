@@ -395,3 +395,41 @@ def test_raises_of_other_arguments():
         rbf_kernel(-1.0)
     with pytest.raises(ValueError, match="the mean of the teacher"):
         gaussian_process_kl(one, one, means=(jnp.zeros(3), jnp.zeros(2)))
+
+
+@pytest.mark.parametrize("divergence", [gaussian_process_kl, gaussian_process_bhattacharyya])
+@pytest.mark.parametrize(("size", "jitter"), [(256, 1e-5), (1024, 1e-6), (20_000, 1e-3)])
+def test_spectra_beyond_single_precision(divergence, size, jitter):
+    """Features of rank 10, far from 0: the jitter is less than rounding."""
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(size, 10)) @ rng.normal(size=(10, 32))
+    value, slope, exact, _ = in_single_and_double(
+        lambda s, t: divergence(s, t, jitter=jitter), one, one + 3
+    )
+    assert value == pytest.approx(exact, rel=5e-3) and np.all(np.isfinite(slope))
+
+
+def test_a_student_much_larger_than_its_teacher():
+    one, other = draws((6, 3, 4))
+    for divergence in (gaussian_process_kl, gaussian_process_bhattacharyya):
+        value, slope, exact, exact_slope = in_single_and_double(divergence, 1e4 * one, other)
+        assert value == pytest.approx(exact, rel=1e-5)
+        assert np.linalg.norm(slope - exact_slope) < 1e-2 * np.linalg.norm(exact_slope)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_gradient_flows_through_the_teachers_kernel(loss):
+    one, other = (jnp.asarray(x, jnp.float32) for x in draws((6, 3, 4)))
+
+    def total(scale):
+        def kernel_fn(features):
+            return rbf_kernel()(features * (scale if features.shape[1] == 4 else 1.0))
+
+        return loss(one, other, kernel_fn=kernel_fn)
+
+    assert float(jax.grad(total)(1.5)) == 0
+
+
+def test_curvature_of_a_smooth_kernel_at_equal_inputs(x64):
+    kernel = lambda a: rbf_kernel()(jnp.stack([a, 1.0])[:, None])[0, 1]
+    assert float(jax.hessian(kernel)(1.0)) == pytest.approx(-1.0)

@@ -119,3 +119,32 @@ def test_half_precision_has_sums_of_single(dtype):
     variance = np.log(2) + 1e-5
     expected = 300 * (400**2 / variance + np.log(2 * np.pi * variance))
     assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1e10, 1e-12])
+def test_maps_of_attention_know_no_scale(factor):
+    maps = jnp.array([[1.0], [2.0], [4.0]])
+    for power in (1.0, 2.0, 4.0):
+        loss = lambda h, power=power: attention_transfer(h, maps[::-1], power=power)
+        assert float(loss(factor * maps)) == pytest.approx(float(loss(maps)), rel=1e-5)
+        slopes = factor * jax.grad(loss)(factor * maps), jax.grad(loss)(maps)
+        np.testing.assert_allclose(*slopes, rtol=1e-4, atol=1e-6)
+
+
+def test_variances_of_any_size():
+    for variance in (1e-4, 0.5, 5.0, 1000.0):
+        rho = init_variance(2, variance=variance)
+        assert float(jax.nn.softplus(rho)[0]) + 1e-5 == pytest.approx(variance, rel=1e-3)
+
+
+@pytest.mark.parametrize("power", [jnp.inf, 0.5, "2", None])
+def test_powers_that_will_not_do(power):
+    with pytest.raises((ValueError, TypeError), match="power must be"):
+        attention_transfer(jnp.ones((2, 1)), jnp.ones((2, 1)), power=power)
+
+
+def test_features_of_no_position():
+    with pytest.raises(ValueError, match="maps must be"):
+        attention_transfer(jnp.ones((0, 3)), jnp.ones((0, 2)))
+    with pytest.raises(ValueError, match="teacher's features must be"):
+        variational_information(jnp.ones((3, 0)), jnp.ones((3, 0)), jnp.ones(0))

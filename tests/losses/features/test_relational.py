@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 import pytest
 
+from kd.losses import features
 from kd.losses.features import (
     cosine_similarity,
     information_flow,
@@ -199,3 +200,60 @@ def test_information_flow_between_layers_there_are():
         information_flow(h, {"b": jnp.eye(3)}, {"b": 1.0})
     with pytest.raises(ValueError, match="weights must name a layer or more"):
         information_flow(h, h, {})
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_kernels_of_half_precision_are_computed_in_single(dtype):
+    h = jnp.array([[300.0, 0.0], [0.0, 300.0], [300.0, 300.0]])
+    labels = jnp.array([0, 0, 1])
+    for fn in (
+        features.cosine_similarity,
+        features.pairwise_distances,
+        features.student_t_similarity,
+        features.linear_kernel,
+        features.rbf_kernel(100.0),
+    ):
+        assert fn(h.astype(dtype)).dtype == jnp.float32
+        np.testing.assert_array_equal(fn(h.astype(dtype)), fn(h))
+    kernel = features.same_label(labels)
+    np.testing.assert_array_equal(
+        features.similarity_divergence(0.5 * kernel.astype(dtype) + 0.5, kernel.astype(dtype)),
+        features.similarity_divergence(0.5 * kernel + 0.5, kernel),
+    )
+    np.testing.assert_array_equal(
+        features.quadratic_mutual_information(kernel.astype(dtype), labels),
+        features.quadratic_mutual_information(kernel, labels),
+    )
+
+
+@pytest.mark.parametrize("factor", [1e20, 1e-20])
+def test_cosines_know_no_scale(factor):
+    h = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    found, expected = features.cosine_similarity(factor * h), features.cosine_similarity(h)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2, 2)])
+def test_kernels_are_of_rows_of_features(shape):
+    for fn in (
+        features.cosine_similarity,
+        features.pairwise_distances,
+        features.linear_kernel,
+        features.rbf_kernel(),
+    ):
+        with pytest.raises(ValueError, match="features must have rank 2"):
+            fn(jnp.ones(shape))
+
+
+def test_weights_of_layers():
+    h = {"one": jnp.eye(3)}
+    with pytest.raises(ValueError, match=r"weight of 'one' must be at least 0, got -1\.0"):
+        features.information_flow(h, h, {"one": -1.0})
+    with pytest.raises(TypeError, match="weight of 'one' must be one number"):
+        features.information_flow(h, h, {"one": jnp.ones(2)})
+
+
+def test_double_precision_leaves_single_as_it_is(x64):
+    h = {"one": jnp.eye(3, dtype=jnp.float32)}
+    assert features.information_flow(h, h, {"one": 1.0}).dtype == jnp.float32
+    assert features.same_label(jnp.array([0, 1])).dtype == jnp.float64

@@ -138,3 +138,10 @@ def test_half_precision_has_sums_of_single():
     assert float(flow_square_error((states, states), (zeros, zeros), mask)) == 3600.0**2
     scores = states[None, :, :1] * jnp.ones((1, 1, 300), jnp.float16)
     assert float(attention_square_error(5 * scores, 0 * scores, mask)) == 300**2
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_flow_is_between_two_layers(count):
+    states = (jnp.ones((4, 2)),) * count
+    with pytest.raises(ValueError, match=f"student must be the states of two layers, got {count}"):
+        flow_square_error(states, states, jnp.ones(4, bool))
