@@ -23,7 +23,7 @@ def features_of(model: nn.Module, names: Sequence[str] | None = None) -> Feature
     into the collection "intermediates". The answer itself is `"output"`. `MLP` and `CNN` sow their
     hidden layers after activation, as `"hidden_0"`, where `"Dense_0"` is before it; `"Conv_0"` of a
     `CNN` is after activation and pooling. `RBM` and `NADE` sow `"hidden"`, the probabilities of
-    their hidden units given the whole input.
+    their hidden units given the whole input. What is called within `nn.scan` has no name.
 
     Args:
       model: any; what it says must be arrays, or pytrees of them, whose leaves then have names
@@ -34,7 +34,7 @@ def features_of(model: nn.Module, names: Sequence[str] | None = None) -> Feature
       A function of parameters and one input, without a batch axis, to arrays by name; for a batch,
       `jax.vmap`. Keyword arguments go to the model's `apply`. Gradients flow through parameters and
       input: a teacher's are stopped by the losses. It raises ValueError for a name that there
-      is not, listing those that there are.
+      is not, listing those that there are, and for a layer that is itself named `"output"`.
 
     Example:
       >>> from kd import models
@@ -54,7 +54,12 @@ def features_of(model: nn.Module, names: Sequence[str] | None = None) -> Feature
         _, sown = model.apply(
             params, x, capture_intermediates=_is_layer, mutable=[_COLLECTION], **given
         )
-        found = dict(_flat(sown[_COLLECTION]))
+        pairs = list(_flat(sown[_COLLECTION]))
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"two layers of {type(model).__name__} are named {twice!r}.")
         if wanted is None:
             return found
         unknown = [name for name in wanted if name not in found]

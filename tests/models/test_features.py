@@ -121,3 +121,14 @@ def test_raises():
         features_of(model, "hidden_0")
     with pytest.raises(TypeError, match="model"):
         features_of(lambda params, x: x)
+
+
+def test_a_layer_that_is_named_as_the_answer_is_refused():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.softmax(nn.Dense(3, name="output")(x))
+
+    params = Model().init(jax.random.key(0), jnp.ones(2))
+    with pytest.raises(ValueError, match="two layers of Model are named 'output'"):
+        features_of(Model())(params, jnp.ones(2))
