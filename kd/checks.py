@@ -50,7 +50,10 @@ def log_probs_or_nan(log_probs: jax.Array) -> jax.Array:
 
 def check_floating(name: str, value: Any) -> None:
     """Raises TypeError unless `value` has a floating dtype."""
-    dtype = jnp.result_type(value)
+    try:
+        dtype = jnp.result_type(value)
+    except TypeError:  # Of a list, say.
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}.") from None
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} must be floating, got {dtype}.")
 

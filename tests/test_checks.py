@@ -41,6 +41,15 @@ def test_check_floating():
         checks.check_floating("a", value)
     for value, dtype in [(jnp.arange(2), "int32"), (jnp.zeros(2, bool), "bool"), (1j, "complex64")]:
         refused(TypeError, f"a must be floating, got {dtype}.", checks.check_floating, "a", value)
+    refused(TypeError, "a must be an array, got list.", checks.check_floating, "a", [1.0])
+
+
+def test_check_array():
+    for value in (np.zeros(2), jnp.zeros(()), np.float32(1)):
+        checks.check_array("a", value)
+    for value in (1.0, [1.0], {"b": np.zeros(2)}):
+        kind = type(value).__name__
+        refused(TypeError, f"a must be an array, got {kind}.", checks.check_array, "a", value)
 
 
 def test_check_key():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from kd import checks
 from kd.losses.features.batches import at_least_single
+from kd.losses.features.kernels import product
 from kd.types import Array
 
 
@@ -116,7 +117,7 @@ def position_gram_square_error(student: Array, teacher: Array, mask: Array) -> A
     grams = []
     for states in (student, jax.lax.stop_gradient(teacher)):
         states = jnp.where(here[:, None], at_least_single(states), 0.0)
-        grams.append(states @ states.T / states.shape[1])
+        grams.append(product(states, states.T) / states.shape[1])
     pairs = here[:, None] & here[None, :]
     return jnp.sum(jnp.square(grams[0] - grams[1])) / _count(pairs)
 
@@ -160,7 +161,7 @@ def flow_square_error(
     flows = []
     for pair in (student, jax.lax.stop_gradient(teacher)):
         first, second = (jnp.where(here, at_least_single(states), 0.0) for states in pair)
-        flows.append(first.T @ second / _count(here))
+        flows.append(product(first.T, second) / _count(here))
     return jnp.mean(jnp.square(flows[0] - flows[1]))
 
 
