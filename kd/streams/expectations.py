@@ -67,7 +67,8 @@ def posterior_expectations(
       num_examples: N; needed where an estimator remembers.
       burn_in: steps of the chain before the first batch.
       thin: steps of the chain a batch.
-      num_chains: R chains, whose samples count together in each estimate.
+      num_chains: R chains, whose samples count together in each estimate: of means that is the
+        mean of each chain's own, of quantiles and mutual information it is of all of them as one.
       max_bytes: the most that estimates and counts may take (`estimate_bytes` says what they do).
       method: how several chains run, and answer, see `kd.batching.over_replicas`.
 

@@ -118,13 +118,14 @@ def test_a_pruned_network_says_what_the_masked_one_says(name, numbers):
     """Units that are silent but for their biases, in every layer at once."""
     model, params, shape = network(name)
     params = with_small_groups(params, numbers)
-    found = prune(model, params, 1e-4)
-    masked = mask_units(params, 1e-4)
-    x = np.random.default_rng(0).normal(size=(20, *shape)).astype(np.float32)
-    expected = jax.vmap(lambda x: model.apply(masked, x))(x)
-    np.testing.assert_allclose(
-        jax.vmap(lambda x: found.model.apply(found.params, x))(x), expected, atol=2e-6, rtol=1e-6
-    )
+    with jax.enable_x64(True):  # Sums of fewer terms are rounded otherwise.
+        double = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+        found, masked = prune(model, double, 1e-4), mask_units(double, 1e-4)
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(20, *shape)))
+        expected = jax.vmap(lambda x: model.apply(masked, x))(x)
+        answers = jax.vmap(lambda x: found.model.apply(found.params, x))(x)
+        assert answers.dtype == jnp.float64
+        np.testing.assert_allclose(answers, expected, atol=1e-12, rtol=1e-12)
     for layer, kept in found.kept.items():
         size = params["params"][layer]["kernel"].shape[-1]
         assert kept.tolist() == [unit for unit in range(size) if unit not in numbers]
