@@ -119,7 +119,8 @@ def test_a_loaded_student_has_input_derivatives(exported):
     for c in range(3):
         found = jax.grad(lambda x, c=c: jnp.sum(student(x)[:, c]))(x)
         live = jax.vmap(jax.grad(lambda x, c=c: apply_fn(params, x)[c]))(x)
-        np.testing.assert_allclose(found, live, rtol=1e-5, atol=1e-5)
+        # Of the largest entry: a small one is a difference of large ones.
+        np.testing.assert_allclose(found, live, rtol=1e-5, atol=1e-6 * np.max(np.abs(live)))
 
 
 def test_no_path_of_the_machine_that_wrote_it_is_inside(exported):

@@ -153,17 +153,20 @@ def tell(run: Run, told: Batch, name: str, source: Source) -> Batch:
     if not wanted:
         return told
     answer_fn = networks.answer_of(run.settings, *source, wanted)
-    check_told(jax.vmap(answer_fn)(told["x"][: networks.BLOCK]))
     if run.settings.padding:
         # Asked anew at every step; the one is for shapes.
-        return told | {name: jax.vmap(answer_fn)(told["x"][:1])}
-    return streams.features_dataset(
+        some = jax.vmap(answer_fn)(told["x"][: networks.BLOCK])
+        check_told(some)
+        return told | {name: jax.tree.map(lambda leaf: leaf[:1], some)}
+    told = streams.features_dataset(
         told,
         answer_fn,
         name=name,
         block_size=networks.BLOCK,
         max_bytes=1e9 * run.options.cache_gb,
     )
+    check_told(told[name])
+    return told
 
 
 def start_students(run: Run, dataset: Dataset) -> Source:

@@ -26,6 +26,12 @@ PRIORS = (
     *("map_prior", "chain_prior"),
 )
 DATASETS = {"cifar": "cifar10"}
+
+
+def _is_fair(settings: "Settings") -> bool:
+    return settings.experiment != SAMPLED and FAIR in settings.protocol
+
+
 # What some settings are of.
 LEARNED = of_any("experiment", EXPERIMENTS[:-1])
 POSTERIOR = of_any("experiment", (SAMPLED,))
@@ -178,7 +184,7 @@ class Settings:
         at_most=1e6,
         is_set=True,
         needs=Need(
-            lambda settings: settings.experiment != SAMPLED and FAIR in settings.protocol,
+            _is_fair,
             "--protocol=fair, of students that are no posterior's",
         ),
     )
@@ -189,11 +195,7 @@ class Settings:
         above=0,
         at_most=0.5,
         needs=Need(
-            lambda settings: (
-                len(settings.rate) > 1
-                and settings.experiment != SAMPLED
-                and FAIR in settings.protocol
-            ),
+            lambda settings: len(settings.rate) > 1 and _is_fair(settings),
             "several values of --rate to choose from, by --protocol=fair",
         ),
     )

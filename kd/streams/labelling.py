@@ -50,7 +50,7 @@ def label(
 
     Raises:
       ValueError: if `derivatives` is another word or `num_batches` < 1; (when traced) if the
-        teacher's answers are not `[C]`.
+        teacher's answers are not `[C]`, or a batch has no inputs.
       TypeError: (when traced) if the teacher is not differentiable and derivatives are asked for.
     """
     checks.check_choice("derivatives", derivatives, DERIVATIVES)
@@ -84,7 +84,8 @@ def label_features(
       stream is not for reverse-mode differentiation.
 
     Raises:
-      ValueError: if `num_batches` < 1; (when traced) if a batch has that entry already.
+      ValueError: if `num_batches` < 1; (when traced) if a batch has that entry already, or
+        no inputs.
 
     Example:
       >>> from kd import models, streams

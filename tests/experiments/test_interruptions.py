@@ -236,6 +236,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     line = study_runs.refusal(path, settings)
     (word,) = [w for w in line.replace(".", " ").split() if w.isdigit()]
     step = int(word)
+    assert line.startswith("error: in teacher: ")
     assert f": the loss became NaN or infinite at step {step}. " in line
     assert "other settings or another --seed need another workdir" in line
     # Ten steps an epoch, and an example drawn three times in expectation: not at once.

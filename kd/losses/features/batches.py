@@ -36,7 +36,6 @@ def pair(student: Array, teacher: Array, *, centre: bool = False) -> tuple[Array
 
 def single(name: str, features: Array) -> Array:
     """The features of one network, as `pair` has both."""
-    checks.check_array(f"the {name}'s features", features)
     checks.check_floating(f"the {name}'s features", features)
     shape = jnp.shape(features)
     if len(shape) < 2 or 0 in shape[1:]:

@@ -81,8 +81,8 @@ def gaussian_process_kl(
       >>> rotated = jnp.stack([features[:, 1], -features[:, 0]], axis=1)
       >>> print(f"{abs(gaussian_process_kl(rotated, features)):.4f}")
       0.0000
-      >>> print(f"{gaussian_process_kl(2 * features, features):.3f}")
-      1.612
+      >>> print(f"{gaussian_process_kl(2 * features, features):.4f}")
+      1.6117
 
     Reference:
       Fitzsimons, Schmon and Roberts (2019), section 2.2. Their last display, the prior,
