@@ -50,7 +50,7 @@ def draw(
                 if settings.dataset == toy.NAME:
                     save(toy.draw(settings, judged), run, f"{toy.NAME}.png")
         if len({name_of(chain) for chain in found}) > 1:
-            save(_robustness(settings, values), run, "robustness.png")
+            save(robustness(settings, values), run, "robustness.png")
 
 
 def _curves(run: Run, chain: Chain) -> plt.Figure:
@@ -164,26 +164,32 @@ def _uncertainties(settings: Settings, judged: dict[str, Judged], truth: np.ndar
     return figure
 
 
-def _robustness(settings: Settings, values: dict[str, Row]) -> plt.Figure:
-    """By masks and sizes: the teacher's NLL, the students' less it, and entropies apart."""
+def robustness(settings: Settings, values: dict[str, Row]) -> plt.Figure:
+    """By masks, or by sizes where the masks are alike: NLL, the students' less it, entropies."""
     sizes = list(dict.fromkeys(chain.train_size for chain in settings.chains()))
     rates = sorted({chain.mask_rate for chain in settings.chains()})
     figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), layout="constrained")
     students = settings.students()
-    colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(sizes)))
-    for size, colour in zip(sizes, colours, strict=True):
-        label = f"{size:,} examples" if size else "all examples"
-        groups = [f"{rate:g},{size}" for rate in rates]
-        shares = [values[f"masked[{group}]"].value for group in groups]
+    by_size = len(rates) == 1
+    lines = [sorted(sizes, key=lambda size: size or np.inf)] if by_size else [[s] for s in sizes]
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(lines)))
+    for line, colour in zip(lines, colours, strict=True):
+        groups = [f"{rate:g},{size}" for size in line for rate in rates]
+        if by_size:
+            places, label = [size or values["data.train_examples"].value for size in line], None
+        else:
+            places = [values[f"masked[{group}]"].value for group in groups]
+            label = f"{line[0]:,} examples" if line[0] else "all examples"
         nll = _values(values, "nll", groups, TEACHER)
-        axes[0].plot(shares, nll, "o-", color=colour, markersize=3, label=label)
+        axes[0].plot(places, nll, "o-", color=colour, markersize=3, label=label)
         for student in students:
             style = {"color": colour, "linestyle": "-" if student.estimator == "running" else ":"}
             gap = _values(values, "nll", groups, student.name) - nll
-            axes[1].plot(shares, gap, "o", markersize=3, **style)
+            axes[1].plot(places, gap, "o", markersize=3, **style)
             error = _values(values, "entropy_mae", groups, student.name)
-            axes[2].plot(shares, error, "o", markersize=3, **style)
-    axes[0].legend(fontsize=7)
+            axes[2].plot(places, error, "o", markersize=3, **style)
+    if not by_size:
+        axes[0].legend(fontsize=7)
     axes[1].axhline(0, color="gray", linewidth=0.8)
     if len({student.estimator for student in students}) > 1:
         for name, style in (("running mean", "-"), ("current sample", ":")):
@@ -191,7 +197,10 @@ def _robustness(settings: Settings, values: dict[str, Row]) -> plt.Figure:
         axes[1].legend(fontsize=7)
     titles = ("teacher's NLL, nats", "student's NLL less it, nats", "MAE of expected entropy, nats")
     for axis, title in zip(axes, titles, strict=True):
-        axis.set(xlabel="share of each image masked", title=title)
+        axis.set(xlabel="examples" if by_size else "share of each image masked", title=title)
+        if by_size:
+            axis.set(xscale="log")
+            label_thousands(axis)
         axis.title.set_fontsize(9)
     return figure
 

@@ -315,8 +315,8 @@ class Settings:
     temperature: float = setting(
         1.0,
         1.0,
-        "of dirichlet students and their teacher, for a third; linearly to 1 in the next; for "
-        "current estimates",
+        "of dirichlet students and their teacher, for a third; linearly to 1 in the next; of "
+        "current estimates alone: a running mean is of the temperatures of all its visits",
         at_least=1,
         at_most=1e6,
     )

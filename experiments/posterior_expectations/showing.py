@@ -64,7 +64,7 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
     groups = {name_of(chain): chain for chain in settings.chains()}
     if settings.dataset == toy.NAME:
         _show_toy(shown, next(iter(groups)))
-    elif len(groups) > MOST_GROUPS:
+    elif len(groups) > MOST_GROUPS or (settings.experiment == "2" and len(groups) > 1):
         _show_crosses(shown)
     else:
         for chain in groups.values():

@@ -46,7 +46,7 @@ def expectations(settings: Settings) -> dict[str, Expectation]:
     fns = {
         "probs": inference.predictive,
         "entropy": inference.entropy,
-        "log_probs": lambda x: inference.smoothed_log_probs(x, smoothing=settings.smoothing),
+        "log_probs": inference.mean_log_probs(smoothing=settings.smoothing).fn,
     }
     estimators = {CURRENT: inference.current_sample(), RUNNING: inference.running_mean()}
     found = {
@@ -57,13 +57,6 @@ def expectations(settings: Settings) -> dict[str, Expectation]:
     if name in found:  # Of each network, to be tempered at the temperature of the step.
         found[name] = Expectation(lambda log_probs: log_probs, inference.current_samples())
     return found
-
-
-def tempered(settings: Settings, log_probs: Array, temperature: Array) -> Array:
-    """What a Dirichlet is fitted to, `[C]`, nats, of networks' log-probabilities `[R, C]`."""
-    softer = jax.nn.log_softmax(log_probs / temperature)
-    smoothed = jax.vmap(lambda x: inference.smoothed_log_probs(x, smoothing=settings.smoothing))
-    return jnp.mean(smoothed(softer), axis=0)
 
 
 def update_of(
@@ -102,10 +95,14 @@ def objective_of(
             )
         if student.kind == "dirichlet":
             target = targets[f"log_probs.{student.estimator}"]
-            if student.estimator == CURRENT:
-                target = tempered(settings, target, temperature)
-            found = losses.dirichlet_negative_log_likelihood(outputs / temperature, target)
-            return temperature**2 * found
+            if student.estimator == CURRENT:  # Of each network, `[R, C]`.
+                softer = inference.smoothed_log_probs(
+                    target, smoothing=settings.smoothing, temperature=temperature
+                )
+                target = jnp.mean(softer, axis=0)
+            return losses.dirichlet_negative_log_likelihood(
+                outputs, target, temperature=temperature
+            )
         heads = models.predictive_and_entropy(outputs)
         off = entropy_loss(heads.entropy, targets[f"entropy.{RUNNING}"])
         return losses.cross_entropy(heads.log_probs, targets[f"probs.{student.estimator}"]) + off
@@ -118,7 +115,7 @@ def objective_of(
         else:
             outputs = jax.vmap(lambda x: model.apply(params, x))(batch["x"])
         targets = {name: value for name, value in batch.items() if "." in name}
-        temperature = temperature_at(settings, batch["step"])
+        temperature = temperature_of(settings)(batch["step"])
         found = jnp.mean(jax.vmap(loss, in_axes=(0, 0, None))(outputs, targets, temperature))
         if settings.student_decay:
             found += 0.5 * settings.student_decay * optax.tree.norm(params, squared=True)
@@ -129,10 +126,10 @@ def objective_of(
     return objective
 
 
-def temperature_at(settings: Settings, step: Array) -> Array:
+def temperature_of(settings: Settings) -> optax.Schedule:
     """Constant for a third of the run, then linearly to 1 in the next."""
-    share = 3 * step.astype(jnp.float32) / settings.student_steps - 1
-    return settings.temperature + (1 - settings.temperature) * jnp.clip(share, 0.0, 1.0)
+    third = max(1, settings.student_steps // 3)
+    return optax.linear_schedule(settings.temperature, 1.0, third, transition_begin=third)
 
 
 def answer_fn(student: Student, model: nn.Module) -> Callable[[PyTree, Array], Array]:

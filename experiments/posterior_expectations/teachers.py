@@ -177,9 +177,7 @@ def asked(settings: Settings) -> dict[str, Callable[[Array], Array]]:
     """What the teacher is asked at the test; for Dirichlet students also what they fit."""
     found = {"probs": inference.predictive, "entropy": inference.entropy}
     if any(student.kind == "dirichlet" for student in settings.students()):
-        found["log_probs"] = lambda log_probs: inference.smoothed_log_probs(
-            log_probs, smoothing=settings.smoothing
-        )
+        found["log_probs"] = inference.mean_log_probs(smoothing=settings.smoothing).fn
     return found
 
 

@@ -212,28 +212,69 @@ def marginal_variance(log_probs: Array) -> Array:
     return probs * (1 - probs)
 
 
-def smoothed_log_probs(log_probs: Array, *, smoothing: float = 1e-3) -> Array:
-    r"""Log-probabilities `[C]`, nats, mixed with the uniform distribution so that they are bounded.
+def smoothed_log_probs(
+    log_probs: Array, *, smoothing: float = 1e-3, temperature: float = 1.0
+) -> Array:
+    r"""Log-probabilities, nats, mixed with the uniform distribution so that they are bounded.
 
-    .. math:: g = \log((1 - \gamma) p + \gamma / C)
+    .. math:: g = \log((1 - \gamma) \, p^{1/T} / Z + \gamma / C), \qquad Z = \sum_c p_c^{1/T}
 
-    Their expectation is what a Dirichlet distribution is fitted to.
+    Their expectation is what a Dirichlet distribution is fitted to (`mean_log_probs`).
 
     Args:
-      log_probs: `[C]`, nats.
+      log_probs: `[..., C]`, nats.
       smoothing: :math:`\gamma`, in [0, 1]; 0 leaves them as they are.
+      temperature: T, positive, may be traced; with that of the loss.
+
+    Raises:
+      ValueError: if an argument is out of range, or the log-probabilities are a scalar.
+
+    Example:
+      >>> found = smoothed_log_probs(jnp.log(jnp.array([0.9, 0.1])), temperature=2.0, smoothing=0.0)
+      >>> print(jnp.exp(found).round(4))  # Roots of 9 to 1.
+      [0.75 0.25]
 
     Reference:
       Malinin, Mlodozeniec and Gales (2020), "Ensemble distribution distillation": in their code.
     """
     checks.check_weight("smoothing", smoothing)
+    checks.check_positive("temperature", temperature)
     if jnp.ndim(log_probs) < 1:
         raise ValueError("log_probs must be [..., C], got a scalar.")
+    if isinstance(temperature, jax.Array) or temperature != 1:
+        log_probs = jax.nn.log_softmax(log_probs / temperature)
     if smoothing == 0:
         return log_probs
     num_classes = log_probs.shape[-1]
     uniform = jnp.full_like(log_probs, jnp.log(smoothing / num_classes))
     return jnp.logaddexp(jnp.log1p(-smoothing) + log_probs, uniform)
+
+
+def mean_log_probs(*, smoothing: float = 1e-3) -> Expectation:
+    r"""Mean log-probabilities `[C]`, nats, at most 0: what a Dirichlet student learns.
+
+    A running mean. The current sample alone is a point, whose likeliest Dirichlet is that point;
+    of stored networks that all answer at each visit (`kd.samplers.fixed`) `current_sample` is
+    exact, and remembers nothing. A temperature that falls while a student learns wants
+    `current_samples` of the log-probabilities themselves, tempered in the objective: a mean over
+    visits is of the temperature of those visits.
+
+    Args:
+      smoothing: of `smoothed_log_probs`, in (0, 1]: without, the mean has no bound.
+
+    Raises:
+      ValueError: if the smoothing is out of range.
+
+    Example:
+      >>> fn, estimator, read = mean_log_probs(smoothing=0.5)
+      >>> print(jnp.exp(fn(jnp.log(jnp.array([1.0, 0.0])))))
+      [0.75 0.25]
+
+    Reference:
+      Malinin, Mlodozeniec and Gales (2020), "Ensemble distribution distillation", (9).
+    """
+    checks.check_fraction("smoothing", smoothing)
+    return Expectation(lambda x: smoothed_log_probs(x, smoothing=smoothing), running_mean())
 
 
 def mutual_information() -> Expectation:

@@ -155,9 +155,8 @@ def test_answers_of_an_export_are_what_is_judged(kind):
 
 def test_temperature_falls_in_the_second_third():
     settings = settings_of({"temperature": 10, "num_steps": 3000, "thin": 10})
-    found = [
-        float(students.temperature_at(settings, jnp.array(s))) for s in (0, 100, 150, 200, 299)
-    ]
+    temperature = students.temperature_of(settings)
+    found = [float(temperature(jnp.array(step))) for step in (0, 100, 150, 200, 299)]
     np.testing.assert_allclose(found, [10, 10, 5.5, 1, 1])
 
 

@@ -8,7 +8,9 @@ import study_runs
 from expectation_settings import TINY, loaded_digits, settings_of
 from PIL import Image
 
+from experiments import report
 from experiments.posterior_expectations import (
+    figures,
     inputs,
     showing,
     tables,
@@ -169,6 +171,30 @@ def test_masks_and_sizes_in_one_figure(tmp_path):
     check_figures(finished, names | {"robustness.png"})
     for group in groups:
         assert f"nll[{group},teacher]" in finished.values()
+
+
+def test_sizes_alone_are_places_on_the_axis():
+    """Of one mask; what is missing leaves a gap, and all examples stand last."""
+    given = {"experiment": 2, "mask_rate": "0", "train_size": "100,400", "num_repeats": 1}
+    settings = settings_of(ONE | given | {"student": "predictive,entropy", "estimator": ""})
+    found = {"0,100": (0.5, 0.75, 0.125), "0,400": (0.25, 0.375, 0.0625)}
+    values = {}
+    for group, (nll, student, error) in found.items():
+        for name, value in (
+            (f"nll[{group},teacher]", nll),
+            (f"nll[{group},predictive,running,1x1]", student),
+            (f"entropy_mae[{group},entropy,current,1x1]", error),
+        ):
+            values[name] = report.Row(name, value, None, 1, "nats")
+    figure = figures.robustness(settings, values)
+    nll, gap, errors = (
+        [line.get_xydata().tolist() for line in axis.lines if np.isfinite(line.get_ydata()).all()]
+        for axis in figure.axes
+    )
+    assert nll == [[[100, 0.5], [400, 0.25]]]
+    assert [[100, 0.25], [400, 0.125]] in gap and errors == [[[100, 0.125], [400, 0.0625]]]
+    assert {axis.get_xlabel() for axis in figure.axes} == {"examples"}
+    figures.plt.close(figure)
 
 
 def test_many_masks_and_sizes_are_crossed(capsys, tmp_path):

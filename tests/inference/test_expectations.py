@@ -25,6 +25,26 @@ def test_functions_of_log_probabilities():
     np.testing.assert_array_equal(inference.smoothed_log_probs(LOG_PROBS, smoothing=0.0), LOG_PROBS)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_tempered_before_they_are_smoothed(temperature):
+    roots = PROBS ** (1 / temperature)
+    expected = np.log(0.9 * roots / roots.sum() + 0.1 / 4)
+    for given in (temperature, jnp.float32(temperature)):
+        found = inference.smoothed_log_probs(LOG_PROBS, smoothing=0.1, temperature=given)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_what_a_dirichlet_student_learns_is_a_running_mean_of_smoothed_logarithms():
+    members = np.random.default_rng(1).dirichlet(np.full(4, 0.05), size=7)
+    fn, estimator, read = inference.mean_log_probs(smoothing=0.01)
+    memory = estimator.init(jax.eval_shape(fn, LOG_PROBS))
+    for count, member in enumerate(members, start=1):
+        value = fn(jnp.log(jnp.asarray(member, jnp.float32)))
+        memory, estimate = estimator.step(memory, value[None], jnp.float32(count))
+    expected = np.log(0.99 * members + 0.01 / 4).mean(0)
+    np.testing.assert_allclose(read(estimate), expected, rtol=1e-5)
+
+
 def test_a_class_without_probability():
     """Finite, in value and in gradient."""
     sure = jnp.array([0.0, -jnp.inf])
@@ -48,7 +68,7 @@ def test_mutual_information_of_two_members():
 
 
 def test_a_running_mean_of_many_visits_loses_nothing():
-    """A million visits in single precision, against the mean in double."""
+    """A hundred thousand visits in single precision, against the mean in double."""
     estimator = inference.running_mean()
     values = np.random.default_rng(0).random(100_000).astype(np.float32)
 
@@ -102,6 +122,10 @@ def test_raises(arguments, message):
             inference.running_quantiles([0.5], **options)
     with pytest.raises(ValueError, match="smoothing"):
         inference.smoothed_log_probs(LOG_PROBS, smoothing=1.5)
+    with pytest.raises(ValueError, match="smoothing"):
+        inference.mean_log_probs(smoothing=0.0)
+    with pytest.raises(ValueError, match="temperature"):
+        inference.smoothed_log_probs(LOG_PROBS, temperature=-1.0)
 
 
 def test_a_scalar_is_no_distribution():

@@ -35,6 +35,20 @@ def test_gradient_against_central_differences_and_digammas(x64):
     np.testing.assert_allclose(slope, a * digammas, rtol=1e-8)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.5, 10.0])
+def test_temperature_divides_the_outputs_and_keeps_the_size_of_slopes(temperature, x64):
+    """Of the concentrations that scipy is given; T² times the density's logarithm."""
+    z = np.array([3.0, 5.0, -2.0])
+    concentrations = np.exp(z / temperature)
+    density = np.mean([stats.dirichlet(concentrations).logpdf(member) for member in MEMBERS])
+    found, slope = jax.value_and_grad(lambda z, t: loss(z, jnp.asarray(TARGET), temperature=t))(
+        jnp.asarray(z), jnp.asarray(temperature)
+    )
+    assert float(found) == pytest.approx(-(temperature**2) * density, rel=1e-9)
+    digammas = special.digamma(concentrations) - special.digamma(concentrations.sum()) - TARGET
+    np.testing.assert_allclose(slope, temperature * concentrations * digammas, rtol=1e-8)
+
+
 @pytest.mark.parametrize("z", [1e4, -1e4, 60.0, 80.0])
 @pytest.mark.parametrize("others", [-1e4, 0.0, 1e4])
 def test_finite_where_concentrations_are_not(z, others):
@@ -60,6 +74,8 @@ def test_raises():
         loss(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="mean_log_probs"):
         loss(jnp.zeros(3), jnp.zeros(2))
+    with pytest.raises(ValueError, match="temperature must be finite and positive, got 0"):
+        loss(jnp.zeros(2), jnp.full(2, -1.0), temperature=0.0)
 
 
 def test_probabilities_given_for_their_logarithms_make_nan():
