@@ -7,7 +7,7 @@ import optax
 import oracles
 import pytest
 
-from kd import inference, losses, models, samplers, streams, training
+from kd import inference, models, samplers, streams, training
 from kd.inference import Expectation, current_sample, running_mean
 from kd.streams import CacheTooLargeError, posterior_expectations
 from kd.types import Sampler, Stream
@@ -156,107 +156,6 @@ def test_both_estimators_are_unbiased_on_a_conjugate_model(estimator):
     else:
         np.testing.assert_allclose(found[:, :, 0].mean(0), expected, atol=0.01)
         assert found[:, :, 0].std(0).min() > 0.1
-
-
-def test_the_online_loop_is_algorithm_1_in_plain_loops():
-    """Fifty steps: thinned SGLD on minibatches, estimates, and a student by gradient descent."""
-    rng = np.random.default_rng(3)
-    labels = rng.integers(NUM_CLASSES, size=NUM_EXAMPLES)
-    thin, rate, size = 3, 0.3, 0.05
-    log_posterior_fn = samplers.minibatch_log_posterior(
-        lambda w: -0.5 * jnp.sum(w**2),
-        lambda w, one: log_prob_fn(w, one["x"])[one["y"]],
-        num_examples=NUM_EXAMPLES,
-    )
-    data = streams.resample({"x": DATA["x"], "y": jnp.asarray(labels)}, 2)
-    sampler = samplers.sgld(log_posterior_fn, data, step_size=size, normal_fn=jax.random.normal)
-    stream = stream_of(expectations(running_mean()), sampler=sampler, thin=thin, burn_in=4)
-    update = training.gradient(
-        lambda w, batch: jnp.mean(
-            jax.vmap(lambda x, t: losses.cross_entropy(log_prob_fn(w, x), t))(
-                batch["x"], batch["probs"]
-            )
-        ),
-        optax.sgd(rate),
-    )
-    key = jax.random.key(9)
-    final = training.fit(key, stream, update, update.init(jnp.zeros((3, 2))), 50)
-
-    # The same, with the library's random numbers and nothing else of it.
-    stream_key, step_key = jax.random.split(key)
-    chain_key, inputs_key = jax.random.split(stream_key)
-    init_key, burn_in_key = jax.random.split(chain_key)
-    data_state, w = data.init(init_key), np.zeros((3, 2))
-    inputs = streams.resample(DATA, 3)
-    inputs_state = inputs.init(inputs_key)
-
-    def langevin(key, data_state, w):
-        data_key, noise_key = jax.random.split(key)
-        data_state, batch = data.next(data_key, data_state)
-        gradient = -w
-        for x, y in zip(np.asarray(batch["x"], float), np.asarray(batch["y"]), strict=True):
-            probs = oracles.softmax(w @ x)
-            gradient = gradient + NUM_EXAMPLES / 2 * np.outer(np.eye(3)[y] - probs, x)
-        noise = np.asarray(jax.random.normal(noise_key, (3, 2)), float)
-        return data_state, w + size / 2 * gradient + np.sqrt(size) * noise
-
-    for index in range(4):
-        data_state, w = langevin(jax.random.fold_in(burn_in_key, index), data_state, w)
-    sums, counts = np.zeros((NUM_EXAMPLES, 3)), np.zeros(NUM_EXAMPLES)
-    student = np.zeros((3, 2))
-    for step in range(50):
-        chain_key, inputs_key = jax.random.split(jax.random.fold_in(step_key, step))
-        kept_key = jax.random.fold_in(chain_key, 0)
-        for index in range(thin):
-            data_state, w = langevin(jax.random.fold_in(kept_key, index), data_state, w)
-        inputs_state, batch = inputs.next(inputs_key, inputs_state)
-        gradient = np.zeros_like(student)
-        for index in set(np.asarray(batch["index"]).tolist()):
-            sums[index] += oracles.softmax(w @ X[index])
-            counts[index] += 1
-        for index in np.asarray(batch["index"]):
-            target = sums[index] / counts[index]
-            gradient += np.outer(oracles.softmax(student @ X[index]) - target, X[index]) / 3
-        student = student - rate * gradient
-    np.testing.assert_allclose(final.stream.chain.sampler.position, w, rtol=1e-3, atol=1e-4)
-    np.testing.assert_array_equal(final.stream.counts, counts)
-    np.testing.assert_allclose(final.student.params, student, rtol=1e-3, atol=1e-4)
-
-
-def test_bayesian_dark_knowledge_is_a_special_case_step_for_step():
-    """U_s, cross-entropy, descent: the students of Balan et al.'s algorithm, by plain loops."""
-    inputs = streams.gaussian_noise((2,), 4)
-    stream = posterior_expectations(
-        *(NOISE, jnp.zeros((3, 2)), log_prob_fn),
-        {"probs": Expectation(inference.predictive, current_sample())},
-        inputs,
-    )
-    by_hand = streams.merge(streams.chain(NOISE, jnp.zeros((3, 2)), batch_size=1, name="w"), inputs)
-    _, batches = run(stream, 6)
-    _, expected = run(by_hand, 6)
-    update = training.gradient(
-        lambda w, batch: jnp.mean(
-            jax.vmap(lambda x, t: losses.cross_entropy(log_prob_fn(w, x), t))(
-                batch["x"], batch["probs"]
-            )
-        ),
-        optax.sgd(0.3),
-    )
-    state, student = update.init(jnp.ones((3, 2))), np.ones((3, 2))
-    for one, other in zip(batches, expected, strict=True):
-        state, _ = update.apply(state, one)
-        for_each = [
-            np.outer(oracles.softmax(student @ x) - values(other["w"][0], x)["probs"], x)
-            for x in other["x"]
-        ]
-        student = student - 0.3 * np.mean(for_each, axis=0)
-        np.testing.assert_allclose(state.params, student, rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(one["x"], other["x"])
-        np.testing.assert_array_equal(one["chain"]["position"], other["w"][0])
-        for row, x in enumerate(other["x"]):
-            np.testing.assert_allclose(
-                one["probs"][row], values(other["w"][0], x)["probs"], rtol=1e-5
-            )
 
 
 def test_several_kinds_at_once_from_one_chain():
