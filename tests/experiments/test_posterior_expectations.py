@@ -16,11 +16,22 @@ from experiments.posterior_expectations import (
     tables,
     teachers,
 )
+from experiments.posterior_expectations.settings import Chain, Student
 from kd import data
 from kd.export import load_student
 
 MODULE = "experiments.posterior_expectations"
 ONE = TINY | {"student": "both", "estimator": "running"}
+# On the digits without masks: what follows a teacher, and one worth following.
+LEARNS = TINY | {
+    "hidden_sizes": "20",
+    "num_steps": 2000,
+    "burn_in": 500,
+    "student_rate": 0.01,
+    "test_thin": 20,
+    "mask_rate": 0,
+    "outside": "",
+}
 FOUR = [f"{kind},{one},1x1" for kind in ("both", "dirichlet") for one in ("current", "running")]
 
 
@@ -263,19 +274,49 @@ def test_one_class_is_refused(tmp_path):
     [
         {"teacher": "ensemble", "num_members": 3},
         {"teacher": "bag", "num_members": 6, "all_members": "true"},
-        {"teacher": "cyclical", "num_members": 6, "num_cycles": 3, "num_steps": 48},
+        {"teacher": "cyclical", "num_members": 6, "num_cycles": 3, "num_steps": 2400},
         {"teacher": "sghmc", "num_chains": 2},
-        {"student": "predictive", "estimator": "current", "fresh_masks": "true"},
+        {
+            "student": "predictive",
+            "estimator": "current",
+            "fresh_masks": "true",
+            "mask_rate": 0.25,
+        },
         {"unlabelled": "digits", "input_noise": 0, "student_decay": 1e-3, "clip_norm": 1},
     ],
     ids=lambda given: next(iter(given.values())),
 )
-def test_other_teachers_and_inputs(given, tmp_path):
+def test_a_student_of_any_teacher_comes_near_it(given, tmp_path):
+    """400 steps of a small student, of a teacher that has learned something: no more is asked."""
     with study_runs.unverified_exports():
-        finished = study_runs.succeed_here(tmp_path / "run", ONE | given, module=MODULE)
+        finished = study_runs.succeed_here(tmp_path / "run", ONE | LEARNS | given, module=MODULE)
     assert finished.stderr == ""
-    (name,) = {row for row in finished.values() if row.startswith("nll") and "1x1" in row}
-    assert 0 < finished.values()[name] < 5
+    nll = {name: row for name, row in finished.values().items() if name.startswith("nll")}
+    (teacher,) = (value for name, value in nll.items() if "teacher" in name)
+    (student,) = (value for name, value in nll.items() if "1x1" in name)
+    assert teacher < (1.0 if "mask_rate" in given else 0.5) and abs(student - teacher) < 0.25
+
+
+def test_bayesian_dark_knowledge_is_a_preset(tmp_path):
+    """Balan et al.'s chain, and one student of its predictions under noisy inputs; then a run."""
+    settings = settings_of({}, "dark_knowledge")
+    assert settings.chains()[0] == Chain(0.0, 0, 0) and settings.hidden_sizes == (400, 400)
+    chain = (settings.step_size, settings.prior_precision, settings.batch_size, settings.num_steps)
+    assert chain == (4e-6, 1.0, 100, 10**6)
+    (student,) = settings.students()
+    assert student == Student("predictive", "current", 1.0, 1.0)
+    assert settings.student_steps == 10**5 and settings.input_noise == 0.1
+    # A prior of the student's weights, over the examples.
+    assert settings.student_decay * 60_000 == pytest.approx(0.1)
+    given = LEARNS | {"dataset": "digits", "step_size": 1e-4, "thin": 5}
+    with study_runs.unverified_exports():
+        finished = study_runs.succeed_here(
+            tmp_path / "run", given, module=MODULE, preset="dark_knowledge"
+        )
+    values = finished.values()
+    teacher, student = (values[f"nll[0,0,{n}]"] for n in ("teacher", "predictive,current,1x1"))
+    assert teacher < 0.5 and abs(student - teacher) < 0.25
+    assert "entropy" not in " ".join(name for name in values if "," in name)
 
 
 def test_a_stored_teachers_answers_are_means_over_its_members():
