@@ -26,6 +26,8 @@ from kd.types import Array, Batch, PyTree, Sampler, Stream, Update
 NUM_EXAMPLES, NUM_CLASSES, BATCH, THIN = 2000, 10, 100, 100
 STEP_SIZE, PRECISION, NOISE, RATE = 4e-6, 10.0, 1e-3, 1e-3
 NUM_STEPS = 2  # Of a student, a timed call.
+# The study's: inputs of students, and of the test and of two sets beside it, asked every so often.
+NUM_INPUTS, NUM_TEST, EVERY = 60_000, 30_000, 20
 TORCH_PYTHON = "KD_TORCH_PYTHON"
 MODEL = models.MLP((400, 400), NUM_CLASSES)
 
@@ -42,7 +44,26 @@ def distillation() -> list[Ratio]:
         title = f"distillation ({name}), H = {THIN} / the chain alone"
         units = (NUM_STEPS, NUM_STEPS)
         found.append(ratio(title, both, alone, bar=1.10, units=units))
-    return found
+    return [*found, _study()]
+
+
+def _study() -> Ratio:
+    """As a study has it: its sizes, and the teacher's averages at the test, on schedule."""
+    test = training.monte_carlo(
+        _log_prob,
+        {"probs": inference.predictive, "entropy": inference.entropy},
+        _data(NUM_TEST)["x"],
+        every=EVERY,
+    )
+    whole = _loop(
+        _expectations(inference.running_mean(), NUM_INPUTS),
+        training.combine(student=_student(), test=test),
+        lambda: {"student": _start(), "test": _start()},
+        EVERY,
+    )
+    alone = _loop(_chain(NUM_INPUTS), training.discard(), lambda: (), EVERY)
+    title = "distillation, tests on schedule too / the chain alone"
+    return ratio(title, whole, alone, bar=1.10, units=(EVERY, EVERY), rounds=5)
 
 
 def memory() -> list[Ratio]:
@@ -164,8 +185,8 @@ def _sampler(data: Batch) -> Sampler:
     return samplers.sgld(log_posterior, streams.resample(data, BATCH), step_size=STEP_SIZE)
 
 
-def _chain() -> Stream:
-    return streams.chain(_sampler(_data(NUM_EXAMPLES)), _start(), batch_size=1, thin=THIN)
+def _chain(num_examples: int = NUM_EXAMPLES) -> Stream:
+    return streams.chain(_sampler(_data(num_examples)), _start(), batch_size=1, thin=THIN)
 
 
 def _expectations(estimator: Estimator, num_examples: int = NUM_EXAMPLES) -> Stream:
@@ -190,12 +211,17 @@ def _student() -> Update:
     return training.gradient(objective, optax.adam(RATE))
 
 
-def _loop(stream: Stream, update: Update, params_fn: Callable[[], PyTree]) -> Callable[[], PyTree]:
-    """`NUM_STEPS` of `fit`'s, compiled."""
+def _loop(
+    stream: Stream,
+    update: Update,
+    params_fn: Callable[[], PyTree],
+    num_steps: int = NUM_STEPS,
+) -> Callable[[], PyTree]:
+    """So many steps of `fit`'s, compiled."""
     step = training.make_step(stream, update)
     run = training.init_fit(jax.random.key(0), stream, update.init(params_fn()))
     loop = hoisted_jit(
-        lambda run: jax.lax.fori_loop(0, NUM_STEPS, lambda _, run: step(run)[0], run), run
+        lambda run: jax.lax.fori_loop(0, num_steps, lambda _, run: step(run)[0], run), run
     )
     return lambda: loop(run)
 
