@@ -1,7 +1,7 @@
 """What a prediction costs: parameters, arithmetic, measured time."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,11 +25,15 @@ def flops(compiled: Any, batch_size: int) -> float:
     return (compiled.cost_analysis() or {}).get("flops", float("nan")) / batch_size
 
 
-def milliseconds(thunk: Callable[[], Any], *, rounds: int) -> float:
-    """The median time of a call, its result waited for, after one uncounted."""
-    times = []
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(thunk())
-        times.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(times[1:]))
+def milliseconds(thunks: Sequence[Callable[[], Any]], *, rounds: int) -> list[float]:
+    """The median time of a call of each, its result waited for, after one uncounted.
+
+    In turn, so that whatever else the machine does meets all of them alike.
+    """
+    times = np.empty((rounds + 1, len(thunks)))
+    for row in times:
+        for index, thunk in enumerate(thunks):
+            start = time.perf_counter()
+            jax.block_until_ready(thunk())
+            row[index] = 1e3 * (time.perf_counter() - start)
+    return np.median(times[1:], axis=0).tolist()

@@ -196,8 +196,8 @@ def _costs(who: str, model: Trained, dataset: Dataset) -> list[Row]:
         compiled = costs.compile_batch(model.log_prob_fn, model.params, x)
         if batch_size == 1:
             found.append(Row(f"{who}.flops", costs.flops(compiled, 1), None, 1, "per example"))
-        median = costs.milliseconds(
-            lambda compiled=compiled, x=x: compiled(model.params, x), rounds=NUM_TIMINGS
+        (median,) = costs.milliseconds(
+            [functools.partial(compiled, model.params, x)], rounds=NUM_TIMINGS
         )
         found.append(Row(f"{who}.latency[{batch_size}]", median, None, 1, "ms"))
     return found

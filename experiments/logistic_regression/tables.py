@@ -175,9 +175,9 @@ def _costs(
     for name, other in others.items():
         found[name] = (other.num_bytes(), lambda other=other: other.log_probs(problem, x))
     made = []
-    for name, (num_bytes, predict) in found.items():
+    medians = costs.milliseconds([predict for _, predict in found.values()], rounds=TIMED_ROUNDS)
+    for (name, (num_bytes, _)), median in zip(found.items(), medians, strict=True):
         made.append(Row(f"cost.bytes[{name}]", float(num_bytes), None, 1, "bytes"))
-        median = costs.milliseconds(predict, rounds=TIMED_ROUNDS)
         made.append(Row(f"cost.latency[{name}]", median, None, 1, "ms"))
     return made
 

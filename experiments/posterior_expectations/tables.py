@@ -1,6 +1,7 @@
 """The study's figures of merit: likelihoods, entropies, detection and ranking, costs."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,19 +44,23 @@ def rows(
 def cost_rows(found: dict[Chain, dict[str, Learned]], x: np.ndarray) -> list[Row]:
     """Hidden units, parameters, arithmetic and measured time of each student's prediction."""
     x = jnp.asarray(np.resize(x, (TIMED_INPUTS, *x.shape[1:])))
-
-    def of(learned: Learned) -> dict[str, float]:
-        compiled = costs.compile_batch(learned.model.apply, learned.params, x)
-        return {
-            "units": float(sum(map(len, models.group_norms(learned.params).values()))),
-            "parameters": float(costs.num_parameters(learned.params)),
-            "flops": costs.flops(compiled, TIMED_INPUTS),
-            "latency": costs.milliseconds(lambda: compiled(learned.params, x), rounds=TIMED_ROUNDS),
+    every = [one for learned in found.values() for one in learned.values()]
+    compiled = [costs.compile_batch(one.model.apply, one.params, x) for one in every]
+    latencies = costs.milliseconds(
+        [partial(call, one.params, x) for call, one in zip(compiled, every, strict=True)],
+        rounds=TIMED_ROUNDS,
+    )
+    figures = iter(
+        {
+            "units": float(sum(map(len, models.group_norms(one.params).values()))),
+            "parameters": float(costs.num_parameters(one.params)),
+            "flops": costs.flops(call, TIMED_INPUTS),
+            "latency": latency,
         }
-
+        for one, call, latency in zip(every, compiled, latencies, strict=True)
+    )
     return _over_repeats(
-        (chain, {name: of(one) for name, one in learned.items()})
-        for chain, learned in found.items()
+        [(chain, {name: next(figures) for name in learned}) for chain, learned in found.items()]
     )
 
 

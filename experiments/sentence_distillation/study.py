@@ -193,9 +193,12 @@ def cost_rows(task: Task, teacher: Teacher, found: dict[Condition, Students]) ->
         networks.setdefault(name, (task.student_of(condition.method), params))
     made = []
     x = jnp.asarray(task.dataset.test_x[:1])
-    for name, (model, params) in networks.items():
-        compiled = costs.compile_batch(model.apply, params, x)
-        latency = costs.milliseconds(partial(compiled, params, x), rounds=ROUNDS)
+    predict = [
+        partial(costs.compile_batch(model.apply, params, x), params, x)
+        for model, params in networks.values()
+    ]
+    latencies = costs.milliseconds(predict, rounds=ROUNDS)
+    for (name, (_, params)), latency in zip(networks.items(), latencies, strict=True):
         made += [
             Row(f"parameters[{name}]", costs.num_parameters(params), None, 1, ""),
             Row(f"latency[{name}]", latency, None, 1, "ms"),
