@@ -61,8 +61,13 @@ def _label(axis: Axis, limits: tuple[float, float], format_fn: Callable[[float, 
 
 
 def draw_rows(axis: plt.Axes, values: Sequence[np.ndarray], colours: Sequence[str]) -> None:
-    """A row for each method: the mean and one standard error, and every student as a tick."""
+    """A row for each method: the mean and one standard error, and every student as a tick.
+
+    One without students stays empty.
+    """
     for place, (own, colour) in enumerate(zip(values, colours, strict=True)):
+        if not len(own):
+            continue
         error = np.std(own, ddof=1) / len(own) ** 0.5 if len(own) > 1 else 0
         axis.plot(own, np.full(len(own), place), "|", color=colour, alpha=0.5, markersize=8)
         axis.errorbar(

@@ -69,8 +69,11 @@ def _methods(
     ]
     for row, share in zip(axes, shares, strict=True):
         for axis, (protocol, title) in zip(row, columns, strict=True):
-            students = [found[Condition(protocol, method, share)] for method in chosen]
-            values = [MERITS[title](one.log_probs, labels) for one in students]
+            students = [found.get(Condition(protocol, method, share)) for method in chosen]
+            values = [
+                np.zeros(0) if one is None else MERITS[title](one.log_probs, labels)
+                for one in students
+            ]
             draw_rows(axis, values, [colours[method in PRIORS] for method in chosen])
             for own in alike:
                 value = MERITS[title](own[None], labels)[0]
@@ -103,8 +106,10 @@ def _kernels(
             model = task.lessons[link.teacher].model
             panels[link.teacher] = _gram(model, teachers[link.teacher].params, link.layer, x)
     for method in settings.methods:
-        params = found[Condition(protocol, method, settings.label_share[0])].params
-        first = jax.tree.map(lambda leaf: leaf[0], params)
+        students = found.get(Condition(protocol, method, settings.label_share[0]))
+        if students is None:
+            continue
+        first = jax.tree.map(lambda leaf: leaf[0], students.params)
         panels[TITLES[method]] = _gram(task.student, first, own, x)
     figure = draw_matrices(panels, columns=-(-len(panels) // 2), label="correlation")
     figure.suptitle("Correlations of test inputs in the matched layer, by class", fontsize=10)

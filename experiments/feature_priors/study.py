@@ -1,5 +1,6 @@
 """The study itself: a teacher, students by every method, and what became of them."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from kd.types import Array, Batch, PyTree
 EXPERIMENT = "feature_priors"
 NUM_POINTS = 6  # Of a curve.
 BLOCK = 500  # Inputs at once, at the test.
+_LOG = logging.getLogger(__name__)
 
 
 class Teacher(NamedTuple):
@@ -69,17 +71,28 @@ def run(preset: str, settings: Settings, options: Options) -> None:
 
 
 def compare(run: Run, task: Task) -> list[Row]:
-    """The teachers, and all kinds of students; then figures, exports and rows."""
+    """The teachers, and all kinds of students; then figures, exports and rows.
+
+    Of several kinds one whose loss is no longer finite is left out, and the others go on.
+    """
     teachers = {name: train_teacher(run, name, task) for name in task.lessons}
     told = tell(run, task, teachers)
-    found = {}
+    found, last = {}, None
     for condition in run.settings.conditions():
         if run.settings.experiment == SAMPLED:
             found[condition] = infer(run, task, told, condition)
         else:
-            found[condition] = distil(run, task, told, teachers, condition)
+            try:
+                found[condition] = distil(run, task, told, teachers, condition)
+            except training.NonFiniteLossError as error:
+                last = error
+                where = " ".join(getattr(error, "__notes__", ()))
+                _LOG.warning("%s is left out, %s: %s", condition.name, where, error)
+                continue
         if not sampling.is_sampled(condition):  # An average over a chain is no one network.
             export(run, task, condition, found[condition])
+    if last is not None and not found:
+        raise last
     figures.draw(run, task, teachers, found)
     return tables.rows(run.settings, task, teachers, found)
 
@@ -185,9 +198,17 @@ def choose_rate(
     scores = {}
     for rate in settings.rate:
         phase = f"rate[{condition.name},{rate:g}]"
-        found = train_(phase, task._replace(dataset=part), told, labelled, rate=rate, num_repeats=1)
-        scores[rate] = tables.curve(found.log_probs, part.test_y)["nll"]
-    return min(scores, key=scores.get)
+        part_task = task._replace(dataset=part)
+        try:
+            found = train_(phase, part_task, told, labelled, rate=rate, num_repeats=1)
+        except training.NonFiniteLossError as error:
+            scores[rate], last = np.inf, error  # It is not the rate to take.
+        else:
+            scores[rate] = tables.curve(found.log_probs, part.test_y)["nll"]
+    best = min(scores, key=scores.get)
+    if scores[best] == np.inf:
+        raise last
+    return best
 
 
 def train(

@@ -21,6 +21,7 @@ from experiments.report import Row
 from kd import metrics
 
 TOPS = (2, 3)
+DIVERGED = "–"
 # Accuracies in %; of table 1 also macro F1, of table 2 those among the first two and three guesses.
 PAPER_FASHION = {
     "naive": (80.65, 77.45),
@@ -89,7 +90,7 @@ def curve(log_probs: Any, labels: np.ndarray) -> dict[str, float]:
 
 
 def rows(settings: Settings, task: Task, teachers: dict, found: dict) -> list[Row]:
-    """All final figures of a run."""
+    """All final figures of a run; one says which kinds of students diverged."""
     labels = task.dataset.test_y
     made = [
         Row(f"data.{part}_examples", len(y), None, 1, "")
@@ -100,7 +101,11 @@ def rows(settings: Settings, task: Task, teachers: dict, found: dict) -> list[Ro
         values = PAPER_TEACHERS.get(settings.experiment, ()) if is_papers else ()
         paper = dict(zip(_shown(settings), values, strict=False))
         made += _figures(name, teachers[name].log_probs[None], lesson.dataset.test_y, paper)
-    for condition, students in found.items():
+    for condition in settings.conditions():
+        students = found.get(condition)
+        if students is None:
+            made.append(Row(f"diverged[{condition.name}]", 1.0, None, 1, ""))
+            continue
         paper = _paper_of(settings, condition) if is_papers else {}
         made += _figures(condition.name, students.log_probs, labels, paper)
         made.append(Row(f"rate[{condition.name}]", students.rate, None, 1, ""))
@@ -164,6 +169,8 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             lines = [_line(by_name, title, name, shown) for name, title in names.items()]
             report.print_table(title, [*header, "NLL", "ECE"], lines)
             _show_paper(by_name, names, shown)
+    if any(f"diverged[{condition.name}]" in by_name for condition in settings.conditions()):
+        print(f"{DIVERGED} The loss was no longer finite: a lower rate may do.")
     repeats = settings.num_repeats
     if repeats > 1:
         print(f"± is one standard error over {repeats} students.")
@@ -171,6 +178,8 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
 
 
 def _line(by_name: report.RowsByName, title: str, name: str, shown: tuple[str, ...]) -> list[str]:
+    if f"diverged[{name}]" in by_name:
+        return [title, *(len(shown) + 2) * [DIVERGED]]
     first, *others = (by_name[f"{figure}[{name}]"] for figure in shown)
     ece = by_name[f"ece[{name}]"] | {"stderr": None}
     return [
@@ -186,6 +195,8 @@ def _show_paper(by_name: report.RowsByName, names: dict[str, str], shown: tuple[
     """The paper's figures of the same, where it has any."""
     lines = []
     for name, title in names.items():
+        if f"diverged[{name}]" in by_name:
+            continue
         values = [by_name[f"{figure}[{name}]"]["paper"] for figure in shown]
         if any(value is not None for value in values):
             cells = ["–" if value is None else f"{value:.2f}" for value in values]

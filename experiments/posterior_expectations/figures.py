@@ -230,7 +230,8 @@ def _costs(settings: Settings, group: str, values: dict[str, Row]) -> plt.Figure
         teacher = values[f"nll[{group},{TEACHER}]"].value
         axis.axhline(teacher, color="#D55E00", linestyle="--", linewidth=1, label="teacher")
         # Times of small networks are alike: a logarithmic axis would have no labels.
-        axis.set(xscale="linear" if cost == "latency" else "log", xlabel=label)
+        is_wide = cost != "latency" or np.max(points[:, 0]) > 4 * np.min(points[:, 0])
+        axis.set(xscale="log" if is_wide else "linear", xlabel=label)
         base = next((s for s in searched["every width"] if s.widths == (1.0, 1.0)), None)
         if base is not None:
             wide = _points(values, group, cost, [base])
@@ -238,6 +239,8 @@ def _costs(settings: Settings, group: str, values: dict[str, Row]) -> plt.Figure
                 axis.axvline(wide[0, 0], color="gray", linestyle=":", label="teacher's widths")
         if cost != "latency":
             label_thousands(axis)
+        elif is_wide:
+            label_values(axis, "x")
     axes[0].set_ylabel("test NLL, nats")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure

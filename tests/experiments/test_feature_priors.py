@@ -30,6 +30,10 @@ TINY = {
 }
 
 
+DIVERGES = TINY | {"protocol": "sgd", "sgd_rate": 1000, "label_share": "1"}
+del DIVERGES["rate"]
+
+
 def settings_of(given, preset="quick"):
     return resolve(Settings, preset, {name: str(value) for name, value in given.items()})
 
@@ -420,6 +424,36 @@ def test_a_file_has_the_likelihood_of_its_student(finished):
     # Of two students the row has the mean and half their distance.
     assert row["repeats"] == 2
     assert abs(own - row["value"]) == pytest.approx(row["stderr"], rel=1e-3)
+
+
+def test_students_that_diverge_are_left_out_and_the_others_go_on(tmp_path):
+    """Regression of logits by plain SGD, as in the paper's protocol on its own data."""
+    given = DIVERGES | {"method": "naive,logits"}
+    with study_runs.unverified_exports():
+        finished = study_runs.succeed_here(tmp_path / "run", given, module=MODULE)
+    assert "sgd,logits,1 is left out, in students[sgd,logits,1]:" in finished.stderr
+    values = finished.values()
+    assert values["diverged[sgd,logits,1]"] == 1 and values["nll[sgd,naive,1]"] > 0
+    assert "nll[sgd,logits,1]" not in values and "diverged[sgd,naive,1]" not in values
+    assert {path.name for path in (finished.path / "student").iterdir()} == {"sgd-naive-1"}
+    (line,) = (line for line in finished.stdout.splitlines() if line.startswith("│ logits"))
+    assert line.replace("│", "").split() == ["logits", *4 * "–"]
+    assert "– The loss was no longer finite: a lower rate may do." in finished.stdout
+    again = study_runs.succeed_here(tmp_path / "run", given, module=MODULE)
+    assert line in again.stdout
+
+
+def test_nothing_is_left_of_students_that_all_diverge(tmp_path):
+    given = DIVERGES | {"method": "logits"}
+    line = study_runs.refusal(tmp_path / "run", given, module=MODULE)
+    assert "in students[sgd,logits,1]: " in line
+
+
+def test_a_rate_at_which_students_diverge_is_not_chosen(tmp_path):
+    given = {"method": "logits", "protocol": "fair", "rate": "1e6,0.01", "label_share": "1"}
+    with study_runs.unverified_exports():
+        finished = study_runs.succeed_here(tmp_path / "run", TINY | given, module=MODULE)
+    assert finished.values()["rate[fair,logits,1]"] == 0.01
 
 
 @pytest.mark.parametrize("experiment", ["cifar", "experts", "transfer"])
