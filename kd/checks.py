@@ -1,7 +1,7 @@
 """Checks of static facts, made at trace time; each error names the argument and both values."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -189,6 +189,14 @@ def check_type(name: str, value: Any, kind: type) -> None:
     if not isinstance(value, kind):
         wanted = getattr(kind, "__name__", str(kind))
         raise TypeError(f"{name} must be of type {wanted}, got {type(value).__name__}.")
+
+
+def entry_of(batch: Mapping[str, Any], name: str) -> Any:
+    """The batch's entry, an array; ValueError with the names there are, if it has none."""
+    if name not in batch:
+        raise ValueError(f"a batch has no {name!r}; it has {', '.join(sorted(batch))}.")
+    check_array(name, batch[name])
+    return batch[name]
 
 
 def check_same_length(name: str, tree: Any) -> int:

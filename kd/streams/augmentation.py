@@ -17,8 +17,8 @@ def with_crops(stream: Stream, *, padding: int, flip: bool = True) -> Stream:
       flip: whether half of the images are mirrored, left to right.
 
     Raises:
-      TypeError, ValueError: if `padding` is no integer from 0; when traced, if the images have
-        another rank.
+      TypeError, ValueError: if `padding` is no integer from 0, or `flip` no bool; when traced, if
+        there are no images, or they have another rank.
 
     Example:
       >>> from kd import streams
@@ -33,6 +33,7 @@ def with_crops(stream: Stream, *, padding: int, flip: bool = True) -> Stream:
     """
     checks.check_type("stream", stream, Stream)
     checks.check_count("padding", padding, at_least=0)
+    checks.check_type("flip", flip, bool)
 
     def alter(x: Array, corner: Array, is_mirrored: Array) -> Array:
         around = ((padding, padding), (padding, padding), (0, 0))
@@ -42,7 +43,7 @@ def with_crops(stream: Stream, *, padding: int, flip: bool = True) -> Stream:
     def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
         stream_key, crop_key, flip_key = jax.random.split(key, 3)
         state, batch = stream.next(stream_key, state)
-        x = batch["x"]
+        x = checks.entry_of(batch, "x")
         checks.check_rank("x", x, 4)
         corners = jax.random.randint(crop_key, (len(x), 2), 0, 2 * padding + 1)
         mirrored = jax.random.bernoulli(flip_key, 0.5, (len(x),)) & flip

@@ -63,7 +63,8 @@ def with_noise(
         the scale, and the student is sure of whatever is bright there.
 
     Raises:
-      ValueError: if `scale` is not positive, or the limits are none.
+      ValueError: if `scale` is not positive, or the limits are none; when traced, if there are no
+        inputs.
       TypeError: when traced, if the inputs are not floating.
 
     Reference:
@@ -76,8 +77,9 @@ def with_noise(
     def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
         stream_key, noise_key = jax.random.split(key)
         state, batch = stream.next(stream_key, state)
-        checks.check_floating("x", batch["x"])
-        x = batch["x"] + scale * jax.random.normal(noise_key, batch["x"].shape, batch["x"].dtype)
+        x = checks.entry_of(batch, "x")
+        checks.check_floating("x", x)
+        x = x + scale * jax.random.normal(noise_key, x.shape, x.dtype)
         return state, {**batch, "x": x if limits is None else jnp.clip(x, *limits)}
 
     return Stream(stream.init, next_)
@@ -117,10 +119,7 @@ def with_relative_noise(stream: Stream, name: str, *, scale: float, share: float
     def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
         stream_key, noise_key, choice_key = jax.random.split(key, 3)
         state, batch = stream.next(stream_key, state)
-        if name not in batch:
-            raise ValueError(f"a batch has no {name!r}; it has {', '.join(sorted(batch))}.")
-        value = batch[name]
-        checks.check_array(name, value)
+        value = checks.entry_of(batch, name)
         checks.check_floating(name, value)
         noise = scale * jax.random.normal(noise_key, value.shape, value.dtype)
         chosen = jax.random.bernoulli(choice_key, share, value.shape[:1])
@@ -157,7 +156,9 @@ def with_keys(stream: Stream, *, name: str = "key") -> Stream:
     def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
         stream_key, own_key = jax.random.split(key)
         state, batch = stream.next(stream_key, state)
-        return state, _extended(batch, name, jax.random.split(own_key, len(batch["x"])))
+        return state, _extended(
+            batch, name, jax.random.split(own_key, len(checks.entry_of(batch, "x")))
+        )
 
     return Stream(stream.init, next_)
 
@@ -186,7 +187,7 @@ def with_masks(stream: Stream, *, side: int) -> Stream:
     def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
         stream_key, mask_key = jax.random.split(key)
         state, batch = stream.next(stream_key, state)
-        x = batch["x"]
+        x = checks.entry_of(batch, "x")
         checks.check_rank("x", x, 4)
         num, height, width, _ = x.shape
         checks.check_count("side", side, at_least=0, at_most=min(height, width))
@@ -269,7 +270,7 @@ def with_signs(stream: Stream, *, num_projections: int, num_classes: int) -> Str
     def next_(key: Key, state: PyTree) -> tuple[PyTree, Batch]:
         stream_key, sign_key = jax.random.split(key)
         state, batch = stream.next(stream_key, state)
-        shape = (len(batch["x"]), num_projections, num_classes)
+        shape = (len(checks.entry_of(batch, "x")), num_projections, num_classes)
         return state, {**batch, "signs": jax.random.rademacher(sign_key, shape, jnp.float32)}
 
     return Stream(stream.init, next_)

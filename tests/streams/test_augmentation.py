@@ -44,6 +44,8 @@ def test_refusals():
     data = streams.resample({"x": jnp.zeros((3, 4))}, 2)
     with pytest.raises(ValueError, match="padding must be at least 0, got -1"):
         streams.with_crops(data, padding=-1)
+    with pytest.raises(TypeError, match="flip must be of type bool, got str"):
+        streams.with_crops(data, padding=1, flip="no")
     with pytest.raises(TypeError, match="stream must be of type Stream"):
         streams.with_crops([], padding=1)
     stream = streams.with_crops(data, padding=1)

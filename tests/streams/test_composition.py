@@ -187,3 +187,20 @@ def test_relative_noise_that_will_not_do():
         streams.with_relative_noise(inner, "x", scale=0.0)
     with pytest.raises(ValueError, match="share"):
         streams.with_relative_noise(inner, "x", scale=0.1, share=0.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda stream: streams.with_noise(stream, scale=1.0),
+        lambda stream: streams.with_masks(stream, side=1),
+        lambda stream: streams.with_crops(stream, padding=1),
+        lambda stream: streams.with_keys(stream),
+        lambda stream: streams.with_signs(stream, num_projections=1, num_classes=2),
+    ],
+    ids=["noise", "masks", "crops", "keys", "signs"],
+)
+def test_a_batch_without_inputs_is_told_of(change):
+    stream = change(streams.resample({"images": jnp.zeros((3, 4, 4, 1))}, 2))
+    with pytest.raises(ValueError, match="a batch has no 'x'; it has images"):
+        stream.next(jax.random.key(1), stream.init(jax.random.key(0)))
