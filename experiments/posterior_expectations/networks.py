@@ -11,31 +11,30 @@ MOST_UNITS = 100_000
 KERNEL_SIZES = {"cnn": 4, "cnn_cifar": 5}
 
 
-def build(
-    settings: Settings,
-    num_outputs: int,
-    channel_multiplier: float = 1,
-    unit_multiplier: float = 1,
-    dropout_rate: float = 0,
-) -> nn.Module:
-    """A network of the teacher's kind, its widths multiplied and rounded."""
+def build(settings: Settings, num_outputs: int) -> nn.Module:
+    """The teacher's network."""
     name = settings.model
-    sizes = HIDDEN_SIZES.get(name, settings.hidden_sizes)
-    units = [max(1, round(size * unit_multiplier)) for size in sizes]
     if name == "fcnn":
-        return models.MLP(units, num_outputs, dropout_rate=dropout_rate)
-    channels = [max(1, round(size * channel_multiplier)) for size in CHANNELS[name]]
-    options = {"kernel_size": KERNEL_SIZES[name], "dropout_rate": dropout_rate}
-    return models.CNN(channels, units, num_outputs, **options)
+        return models.MLP(settings.hidden_sizes, num_outputs)
+    return models.CNN(
+        CHANNELS[name], HIDDEN_SIZES[name], num_outputs, kernel_size=KERNEL_SIZES[name]
+    )
 
 
 def of_student(settings: Settings, student: Student, num_classes: int) -> nn.Module:
-    """With as many outputs as its kind needs."""
+    """The teacher's with its widths multiplied, or one of its own sizes.
+
+    With as many outputs as its kind needs.
+    """
     num_outputs = {"entropy": 1, "both": num_classes + 1}.get(student.kind, num_classes)
     if student.hidden:
         sizes = hidden_sizes(student.hidden)
         return models.MLP(sizes, num_outputs, dropout_rate=student.dropout)
-    return build(settings, num_outputs, *student.widths, student.dropout)
+    channels, units = student.widths
+    model = models.widened(
+        build(settings, num_outputs), channel_multiplier=channels, unit_multiplier=units
+    )
+    return model.clone(dropout_rate=student.dropout)
 
 
 def hidden_sizes(text: str) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ def prune(settings: Settings, learned: Learned) -> Learned | None:
         pruned = models.prune(learned.model, learned.params, settings.threshold)
     except ValueError as error:
         _LOG.warning(
-            "%s is left out: %s A smaller --regularizer_strength would leave some.",
+            "%s is left out: %s A smaller --regularizer_strength, or --threshold, may leave some.",
             learned.student.name,
             error,
         )

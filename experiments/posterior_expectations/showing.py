@@ -11,6 +11,7 @@ from experiments.posterior_expectations.settings import FITTED, TEACHER, Chain, 
 from experiments.posterior_expectations.tables import (
     COSTS,
     DRAW_SIZE,
+    DRAWS,
     KINDS,
     TIMED_INPUTS,
     TOP,
@@ -132,12 +133,26 @@ def _show_group(shown: Shown, chain: Chain) -> None:
         lines = [shown.line(name, group, figures) for name in judged]
         header = ["", "AUROC, total", "knowledge", "FPR95, total", "knowledge"]
         report.print_table(f"telling {place} from the test", header, lines)
-    figures = [(f"{what}.{kind}", 3) for kind in KINDS for what in ("ndcg", "ndcg_random")]
-    lines = [shown.line(name, group, figures) for name in judged[1:]]
+    lines = [
+        [
+            labels(shown.settings).get(name, name),
+            *(cell for kind in KINDS for cell in _ranked(shown, group, name, kind)),
+        ]
+        for name in judged[1:]
+    ]
     header = ["", "total", "random", "knowledge", "random"]
     count = int(shown.by_name["data.test_examples"]["value"])
-    title = f"nDCG@{min(TOP, count)} of {min(DRAW_SIZE, count)} test inputs"
-    report.print_table(title, header, lines)
+    report.print_table(f"nDCG@{min(TOP, count)}, gains the teacher's own", header, lines)
+    print(f"Means ± standard deviations over {DRAWS} draws of {min(DRAW_SIZE, count)} test inputs.")
+
+
+def _ranked(shown: Shown, group: str, name: str, kind: str) -> list[str]:
+    """A student's gain with its deviation over draws, and a random order's."""
+    cells = [
+        shown.cell(f"{figure}.{kind}", group, name, 3)
+        for figure in ("ndcg", "ndcg_std", "ndcg_random")
+    ]
+    return [f"{cells[0]} ± {cells[1]}", cells[2]]
 
 
 def _show_crosses(shown: Shown) -> None:

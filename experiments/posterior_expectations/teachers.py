@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from experiments import chains
+from experiments.flags import UserError
 from experiments.posterior_expectations import networks
 from experiments.posterior_expectations.settings import STORED, Chain, Settings
 from experiments.run import Run
@@ -92,15 +93,21 @@ def _ensemble(run: Run, dataset: Dataset, phase: str, key: Key) -> PyTree:
         optax.adam(rate),
     )
     members = starts(settings, dataset, jax.random.fold_in(key, 1), settings.num_members)
-    return run.fit(
-        phase,
-        key,
-        examples(settings, dataset),
-        update,
-        jax.vmap(update.init)(members),
-        settings.num_steps,
-        num_replicas=settings.num_members,
-    ).student.params
+    try:
+        return run.fit(
+            phase,
+            key,
+            examples(settings, dataset),
+            update,
+            jax.vmap(update.init)(members),
+            settings.num_steps,
+            num_replicas=settings.num_members,
+        ).student.params
+    except training.NonFiniteLossError as error:
+        raise UserError(
+            f"{phase} diverged, by step {error.step}: --member_rate={settings.member_rate:g} is "
+            "too large; a smaller one needs another workdir."
+        ) from error
 
 
 def _bag(run: Run, dataset: Dataset, phase: str, key: Key) -> PyTree:

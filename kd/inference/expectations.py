@@ -103,7 +103,7 @@ def running_mean() -> Estimator:
 
     .. math:: U_o(\hat g, \theta_t, m) = \frac{1}{m + 1} (m \hat g + g(x, \theta_t))
 
-    Its memory is that of one value of g an example.
+    after m visits. Its memory is that of one value of g an example.
 
     Example:
       >>> estimator = running_mean()
@@ -129,8 +129,8 @@ def running_quantiles(
 
     .. math:: q_\ell \leftarrow q_\ell + a \, m^{-\kappa} (\ell - [g(x, \theta_t) \le q_\ell])
 
-    They start at the first value. For long chains: an estimate moves by at most the step size a
-    visit, and quantiles of neighbouring levels may cross until they have settled.
+    at the m-th visit. They start at the first value. For long chains: an estimate moves by at most
+    the step size a visit, and quantiles of neighbouring levels may cross until they have settled.
 
     Args:
       levels: L of them, each in (0, 1).
@@ -223,7 +223,7 @@ def smoothed_log_probs(
 
     Args:
       log_probs: `[..., C]`, nats.
-      smoothing: :math:`\gamma`, in [0, 1]; 0 leaves them as they are.
+      smoothing: :math:`\gamma`, in [0, 1]; 0 mixes nothing in.
       temperature: T, positive, may be traced; with that of the loss.
 
     Raises:

@@ -21,6 +21,7 @@ from kd.models.rbm import RBM
 from kd.models.regressor import Regressor
 from kd.models.resnet import ResNet
 from kd.models.sequences import LSTM, Transformer, sinusoids, token_mask
+from kd.models.widths import widened
 
 __all__ = [
     "CNN",
@@ -51,4 +52,5 @@ __all__ = [
     "sinusoids",
     "sow_features",
     "token_mask",
+    "widened",
 ]

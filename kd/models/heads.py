@@ -13,7 +13,7 @@ class Heads(NamedTuple):
 
     Attributes:
       log_probs: `[C]`, nats.
-      entropy: nats, positive: its estimate of the expected data uncertainty.
+      entropy: nats, at least 0: its estimate of the expected data uncertainty.
     """
 
     log_probs: Array
@@ -21,7 +21,7 @@ class Heads(NamedTuple):
 
 
 def predictive_and_entropy(outputs: Array) -> Heads:
-    r"""C + 1 outputs as log-probabilities and an entropy that is positive by construction.
+    r"""C + 1 outputs as log-probabilities and an entropy that is at least 0 by construction.
 
     .. math:: \log f = \mathrm{log\,softmax}(z_{1..C}), \qquad h = \log(1 + e^{z_{C + 1}})
 

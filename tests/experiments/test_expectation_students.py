@@ -110,7 +110,8 @@ def test_networks_are_the_papers():
     ):
         settings = settings_of({"model": name}, "paper")
         assert count(networks.build(settings, 10), shape) == size
-        both = networks.of_student(settings, Student("both", "running", 2.0, 0.5), 10)
+        channels = 1.0 if name == "fcnn" else 2.0
+        both = networks.of_student(settings, Student("both", "running", channels, 0.5), 10)
         first = networks.HIDDEN_SIZES.get(name, (400,))[0]
         assert both.num_outputs == 11 and both.hidden_sizes[0] == first // 2
     own = Student("predictive", "current", 1, 1, hidden="30-20")
@@ -284,3 +285,25 @@ def test_the_rate_is_halved_and_the_proximal_step_follows_it():
     np.testing.assert_allclose(
         np.array(falls), np.repeat([[0.2, 0.2, 0.1, 0.1]], 8, 0).T, rtol=0.02
     )
+
+
+def test_the_papers_gradient_and_threshold_empty_units_and_nothing_is_lost():
+    """Of a function of one input of four: the lasso's gradient, and 1e-3 at the end."""
+    settings = settings_of(TINY | {"regularizer": "penalty", "student_rate": 0.01})
+    student = Student("entropy", "running", 1, 1, 0.03)
+    model = networks.of_student(settings, student, 3)
+    update = students.update_of(settings, student, model, rate=0.01, num_steps=2000)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 4)), jnp.float32)
+    batch = {"x": x, "entropy.running": jax.nn.softplus(2 * jnp.abs(x[:, 0]) - 1)}
+
+    @jax.jit
+    def learn(state):
+        step = lambda state, i: (update.apply(state, batch | {"step": i})[0], None)
+        return jax.lax.scan(step, state, jnp.arange(2000))[0]
+
+    params = learn(update.init(model.init(jax.random.key(0), x[0]))).params
+    assert settings.threshold == 1e-3
+    pruned = models.prune(model, params, settings.threshold)
+    assert all(1 <= size < 8 for size in pruned.model.hidden_sizes)
+    answers = [jax.vmap(m.apply, (None, 0))(p, x) for m, p in ((model, params), pruned[:2])]
+    np.testing.assert_allclose(answers[0], answers[1], atol=0.01)

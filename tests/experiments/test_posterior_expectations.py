@@ -9,6 +9,7 @@ from expectation_settings import TINY, loaded_digits, settings_of
 from PIL import Image
 
 from experiments import report
+from experiments.flags import Options
 from experiments.posterior_expectations import (
     figures,
     inputs,
@@ -149,7 +150,7 @@ def test_a_student_that_would_lose_a_layer_is_left_out_with_a_warning(searched):
         return
     assert "both,running,1x2,5000 is left out" in finished.stderr
     assert "Dense_0 has no weights left, and no threshold keeps a unit of it." in finished.stderr
-    assert "A smaller --regularizer_strength would leave some." in finished.stderr
+    assert "A smaller --regularizer_strength, or --threshold, may leave some." in finished.stderr
     assert "both,running,1x2,0.001 lost no unit" in finished.stderr
     assert not any(",5000]" in name for name in finished.values())
 
@@ -282,7 +283,7 @@ def test_one_class_is_refused(tmp_path):
             "fresh_masks": "true",
             "mask_rate": 0.25,
         },
-        {"unlabelled": "digits", "input_noise": 0, "student_decay": 1e-3, "clip_norm": 1},
+        {"input_noise": 0, "student_decay": 1e-3, "clip_norm": 1},
     ],
     ids=lambda given: next(iter(given.values())),
 )
@@ -295,6 +296,43 @@ def test_a_student_of_any_teacher_comes_near_it(given, tmp_path):
     (teacher,) = (value for name, value in nll.items() if "teacher" in name)
     (student,) = (value for name, value in nll.items() if "1x1" in name)
     assert teacher < (1.0 if "mask_rate" in given else 0.5) and abs(student - teacher) < 0.25
+
+
+def test_a_dirichlet_student_of_running_means_comes_near_the_nearest(tmp_path):
+    """Its likelihood that of the Dirichlets fitted to the chain's own answers, or nearly."""
+    given = ONE | LEARNS | {"student": "dirichlet", "num_steps": 4000}
+    with study_runs.unverified_exports():
+        finished = study_runs.succeed_here(tmp_path / "run", given, module=MODULE)
+    nll = {name: row for name, row in finished.values().items() if name.startswith("nll")}
+    (fitted,) = (value for name, value in nll.items() if "fitted" in name)
+    (student,) = (value for name, value in nll.items() if "1x1" in name)
+    assert fitted < 1.0 and abs(student - fitted) < 0.3
+
+
+def test_students_learn_from_other_images_where_there_are_some(tmp_path):
+    path = study_runs.write_npz(tmp_path / "own.npz")
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in ("train_y", "test_y")}
+    for part in ("train", "test"):
+        shape = (len(arrays[f"{part}_y"]), 8, 8, 1)
+        arrays[f"{part}_x"] = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+    np.savez(path, **arrays)
+    loaded = inputs.load(settings_of(TINY | {"unlabelled": path}), Options(tmp_path))
+    other = arrays["train_x"]
+    np.testing.assert_array_equal(loaded.unlabelled, other)
+    settings = settings_of(TINY | {"unlabelled": path, "mask_rate": 0, "input_noise": 0})
+    dataset, unlabelled = inputs.data_of(settings, loaded, settings.chains()[0])
+    np.testing.assert_array_equal(dataset.train_x, data.load("digits").train_x)
+    stream = inputs.unlabelled_stream(settings, unlabelled, settings.chains()[0])
+    _, batch = stream.next(jax.random.key(0), stream.init(jax.random.key(1)))
+    np.testing.assert_array_equal(batch["x"], other[np.asarray(batch["index"])])
+
+
+def test_an_ensemble_that_diverges_is_told_of_its_rate(tmp_path):
+    given = ONE | {"teacher": "ensemble", "num_members": 2, "member_rate": 1e6}
+    given["hidden_sizes"] = "8,8,8,8,8,8"  # Deep enough to leave single precision.
+    line = study_runs.refusal(tmp_path / "run", given, module=MODULE)
+    assert "teacher[0.25,0,0] diverged, by step" in line and "--member_rate=1e+06 is too" in line
 
 
 def test_bayesian_dark_knowledge_is_a_preset(tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 from sklearn import metrics as sklearn_metrics
 
 from kd import metrics
@@ -51,12 +51,31 @@ def test_of_extreme_concentrations(size):
         assert found.knowledge[0] == pytest.approx(0.0, abs=1e-9)
 
 
+def test_knowledge_of_a_dirichlet_is_mutual_information_and_not_cut_off():
+    """Of samples, and exactly that of digammas: no number of these is made 0."""
+    z = RNG.uniform(-6, 6, size=(500, 4))
+    a = np.exp(z)
+    total = a.sum(1, keepdims=True)
+    by_hand = np.sum(a / total * (np.log(total / a) + special.digamma(a + 1)), 1)
+    by_hand -= special.digamma(total[:, 0] + 1)
+    found = dirichlet_uncertainties(z).knowledge
+    assert by_hand.min() > 0
+    np.testing.assert_allclose(found, by_hand, rtol=1e-9, atol=1e-12)
+    for row in range(3):
+        drawn = np.maximum(RNG.dirichlet(a[row], size=200_000), 1e-300)
+        divergences = stats.entropy(drawn, a[row] / total[row], axis=-1)
+        error = 5 * divergences.std() / np.sqrt(len(drawn))
+        assert abs(found[row] - divergences.mean()) < error
+
+
 def test_detection_against_scikit_learn():
     own, other = RNG.normal(size=300), RNG.normal(1.0, 1.5, size=200)
     found = metrics.detection(own, other)
     labels = np.repeat([0, 1], [300, 200])
     scores = np.concatenate([own, other])
     assert found.auroc == pytest.approx(sklearn_metrics.roc_auc_score(labels, scores))
+    pairs = other[:, None] > own  # Of no ties: the share of pairs in order.
+    assert found.auroc == pytest.approx(pairs.mean())
     assert found.aupr == pytest.approx(sklearn_metrics.average_precision_score(labels, scores))
     # By counting: the share of own scores at or above the lowest of the best 95 % of the others.
     threshold = np.sort(other)[::-1][int(np.ceil(0.95 * 200)) - 1]

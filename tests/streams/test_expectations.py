@@ -7,7 +7,7 @@ import optax
 import oracles
 import pytest
 
-from kd import inference, models, samplers, streams, training
+from kd import inference, losses, models, samplers, streams, training
 from kd.inference import Expectation, current_sample, running_mean
 from kd.streams import CacheTooLargeError, posterior_expectations
 from kd.types import Sampler, Stream
@@ -153,6 +153,10 @@ def test_both_estimators_are_unbiased_on_a_conjugate_model(estimator):
     expected = stats.norm.cdf(np.array(places) * y / 2 / np.sqrt(1 + 0.5 * np.array(places) ** 2))
     if estimator.remembers:
         np.testing.assert_allclose(found[-1, :, 0], expected, atol=0.01)
+        # At the third visit too, on average over chains.
+        early = jax.jit(jax.vmap(lambda keys: jax.lax.scan(step, stream.init(keys[0]), keys)[1]))
+        third = early(keys[:18_000].reshape(6000, 3))[:, -1, :, 0]
+        np.testing.assert_allclose(third.mean(0), expected, atol=5 * third.std(0).max() / 6000**0.5)
     else:
         np.testing.assert_allclose(found[:, :, 0].mean(0), expected, atol=0.01)
         assert found[:, :, 0].std(0).min() > 0.1
@@ -250,6 +254,24 @@ def test_functions_and_numbers_that_will_not_do():
             streams.resample({"x": DATA["x"], "index": jnp.arange(7.0)}, 2),
             num_examples=7,
         )
+
+
+@pytest.mark.parametrize(
+    "fn", [inference.entropy, lambda x: jnp.append(x, 0.0), lambda x: jnp.outer(x, x)]
+)
+def test_a_value_of_another_shape_than_the_loss_wants_is_refused_with_both(fn):
+    """Before a step is made: the stream takes any shape, and the student's loss its own."""
+    stream = stream_of({"probs": Expectation(fn, running_mean())})
+    update = training.gradient(
+        lambda w, batch: jnp.mean(
+            jax.vmap(lambda x, t: losses.cross_entropy(log_prob_fn(w, x), t))(
+                batch["x"], batch["probs"]
+            )
+        ),
+        optax.sgd(0.1),
+    )
+    with pytest.raises(ValueError, match=r"the same shape, got \(3,\) and \("):
+        training.fit(jax.random.key(0), stream, update, update.init(jnp.zeros((3, 2))), 2)
 
 
 @pytest.mark.parametrize("number", [-1, 7, 100])
