@@ -24,11 +24,14 @@ TEACHER, FITTED = "teacher", "fitted dirichlets"
 PAPER_RATES = (0.0, 0.13, 0.29, 0.51, 0.675, 0.862)
 PAPER_SIZES = (10_000, 20_000, 30_000, 60_000)
 CIFAR_SIZES = (10_000, 20_000, 50_000)
-# Squares of 3 to 7 of the digits' 8 pixels, and a sixth, a third, a half, and all of the digits.
-DIGITS_RATES = (0.0, 0.14, 0.25, 0.39, 0.56, 0.77)
-DIGITS_SIZES = (200, 400, 600, 1200)
+# Squares of 4 and 6 of the digits' 8 pixels, and a sixth and all of the digits: for two minutes.
+DIGITS_RATES = (0.0, 0.25, 0.56)
+DIGITS_SIZES = (200, 1200)
+# Times the teacher's widths, in a search.
+CHANNEL_WIDTHS = (1.0, 2.0, 4.0)
+UNIT_WIDTHS, DIGITS_WIDTHS = (0.5, 1.0, 2.0, 4.0), (0.25, 0.5, 1.0, 2.0)
 # Recorded nowhere. Proximal steps come after Adam's, which are of the size of the rate.
-PENALTIES = {"proximal": (0.1, 0.3, 1.0, 3.0, 6.0), "penalty": (3e-4, 1e-3, 3e-3, 1e-2)}
+PENALTIES = {"proximal": (0.3, 1.0, 3.0), "penalty": (3e-4, 1e-3, 3e-3)}
 
 # Balan et al. (2015): network, step size, prior and length of their chain. Where their settings are
 # not at hand, the noise and the prior of a re-implementation's students (the prior taken over N, as
@@ -154,7 +157,7 @@ class Settings:
         (),
         (),
         "shares of each image under a square mask, of whole pixels; empty: 0.29 (of digits 0.25) "
-        "in 3 and 4, six rates in 2, 0 in 1 and of cifar10",
+        "in 3 and 4, six rates in 2 (of digits three), 0 in 1 and of cifar10",
         at_least=0,
         at_most=1,
     )
@@ -162,7 +165,7 @@ class Settings:
         (),
         (),
         "examples of the teacher; empty: all, but in 2 10000, 20000, 30000 and 60000 (of digits "
-        "200, 400, 600 and 1200, of cifar10 10000, 20000 and 50000)",
+        "200 and 1200, of cifar10 10000, 20000 and 50000)",
         at_least=1,
         at_most=MOST,
     )
@@ -246,7 +249,11 @@ class Settings:
         (), (), "K1, times the teacher's channels; empty: 1, in 3 also 2 and 4", above=0, at_most=64
     )
     unit_multiplier: tuple[float, ...] = setting(
-        (), (), "K2, times the teacher's units; empty: 1, in 3 also 0.5, 2, 4", above=0, at_most=64
+        (),
+        (),
+        "K2, times the teacher's units; empty: 1, in 3 also 0.5, 2, 4 (of digits 0.25, 0.5, 2)",
+        above=0,
+        at_most=64,
     )
     student_hidden: tuple[str, ...] = setting(
         (), (), "hidden sizes of fcnn's students, as 10-10, instead of multiples of the teacher's"
@@ -335,7 +342,7 @@ class Settings:
         """All chains, in order."""
         is_second = self.experiment == "2"
         all_rates, hard, all_sizes = {
-            "digits": (DIGITS_RATES, DIGITS_RATES[2:3], DIGITS_SIZES),
+            "digits": (DIGITS_RATES, DIGITS_RATES[1:2], DIGITS_SIZES),
             "cifar10": ((0.0,), (0.0,), CIFAR_SIZES),
         }.get(self.dataset, (PAPER_RATES, PAPER_RATES[2:3], PAPER_SIZES))
         rates = self.mask_rate or {"1": (0.0,), "2": all_rates}.get(self.experiment, hard)
@@ -348,11 +355,12 @@ class Settings:
         own = {"3": ("both",), "4": ("both", "dirichlet")}
         kinds = self.student or own.get(self.experiment, ("predictive", "entropy"))
         estimators = self.estimator or ((RUNNING,) if is_search else ESTIMATORS)
-        channels = self.channel_multiplier or ((1.0, 2.0, 4.0) if is_search else (1.0,))
+        channels = self.channel_multiplier or (CHANNEL_WIDTHS if is_search else (1.0,))
         if self.model == "fcnn":
             channels = (1.0,)  # Of which it has none.
         dropouts = self.dropout or (0.0,)
-        units = self.unit_multiplier or ((0.5, 1.0, 2.0, 4.0) if is_search else (1.0,))
+        searched = DIGITS_WIDTHS if self.dataset == "digits" else UNIT_WIDTHS
+        units = self.unit_multiplier or (searched if is_search else (1.0,))
         strengths = self.regularizer_strength or (PENALTIES[self.regularizer] if is_search else ())
         if self.student_hidden:
             sizes = itertools.product(
