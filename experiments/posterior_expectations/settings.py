@@ -24,7 +24,7 @@ TEACHER, FITTED = "teacher", "fitted dirichlets"
 PAPER_RATES = (0.0, 0.13, 0.29, 0.51, 0.675, 0.862)
 PAPER_SIZES = (10_000, 20_000, 30_000, 60_000)
 CIFAR_SIZES = (10_000, 20_000, 50_000)
-# Squares of 4 and 6 of the digits' 8 pixels, and a sixth and all of the digits: for two minutes.
+# Squares of 4 and 6 of the digits' 8 pixels, and a sixth and all of the digits: six chains.
 DIGITS_RATES = (0.0, 0.25, 0.56)
 DIGITS_SIZES = (200, 1200)
 # Times the teacher's widths, in a search.

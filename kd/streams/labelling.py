@@ -120,14 +120,12 @@ def _labelled(stream: Stream, answer_fn: Callable[[Batch], Batch], num_batches: 
         stream_state, block = jax.lax.scan(
             lambda state, key: stream.next(key, state), stream_state, keys
         )
-        if "x" not in block:
-            raise ValueError(f"a batch has no inputs 'x'; it has {', '.join(sorted(block))}.")
+        batch_size = checks.entry_of(block, "x").shape[1]
         # A number of the batch itself is not of its inputs.
         flat = jax.tree.map(
             lambda leaf: leaf.reshape(-1, *leaf.shape[2:]) if leaf.ndim > 1 else leaf, block
         )
         labels = answer_fn(flat)
-        batch_size = block["x"].shape[1]
         labels = jax.tree.map(
             lambda leaf: leaf.reshape(num_batches, batch_size, *leaf.shape[1:]), labels
         )

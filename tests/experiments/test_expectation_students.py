@@ -33,7 +33,7 @@ def test_every_experiment_has_chains_and_students_of_its_own():
     assert found["4"].chains() == [Chain(0.29, 0, 0)]
     colours = settings_of({"experiment": "2", "dataset": "cifar10", "num_repeats": "1"}, "paper")
     assert colours.chains() == [Chain(0.0, size, 0) for size in (10_000, 20_000, 50_000)]
-    # Small enough for the quick preset.
+    # Fewer and narrower on the digits.
     quick = {n: settings_of({"experiment": n, "num_repeats": "1"}) for n in "23"}
     assert [(one.mask_rate, one.train_size) for one in quick["2"].chains()] == [
         (rate, size) for rate in (0.0, 0.25, 0.56) for size in (200, 1200)

@@ -369,7 +369,7 @@ def test_entries_that_are_there_already_and_inputs_that_are_not():
         streams.features_dataset(DATA, layers_fn, name="y")
     stream = streams.map_batch(lambda batch: {"z": batch["x"]}, streams.resample(DATA, 4))
     labelled = streams.label_features(stream, layers_fn)
-    with pytest.raises(ValueError, match="a batch has no inputs 'x'; it has z"):
+    with pytest.raises(ValueError, match="a batch has no 'x'; it has z"):
         labelled.next(jax.random.key(0), labelled.init(jax.random.key(0)))
 
 
