@@ -1,5 +1,6 @@
 """The exported student: equal to the live one, whole or refused, and free of the training side."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -329,6 +330,16 @@ def test_tolerance_is_the_callers(tmp_path):
         tmp_path / "s", Drifting(0.125), jnp.ones((3, 2)), input_shape=(3,), tolerance=1.0
     )
     assert load_student(path).input_shape == (3,)
+
+
+@pytest.mark.parametrize(("scale", "is_refused"), [(1.0, True), (1e4, False), (1e-4, False)])
+def test_the_tolerance_is_relative_to_outputs_above_one(tmp_path, scale, is_refused):
+    """Rounding is: an accelerator and a CPU sum in other orders. Below 1 it is absolute."""
+    drift = 1e-4 * min(scale, 1.0)
+    model = Drifting(drift)
+    expected = pytest.raises(ExportError, match="of its largest output; tolerance")
+    with expected if is_refused else contextlib.nullcontext():
+        export_student(tmp_path / "s", model, scale * jnp.ones((3, 2)), input_shape=(3,))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -44,7 +44,8 @@ def verify(directory: Path, probes: dict[str, np.ndarray], tolerance: float) -> 
     """Loads an export in a fresh process and holds it to the live student's outputs.
 
     Raises:
-      ExportError: if it differs by more than `tolerance`, or cannot run.
+      ExportError: if it differs by more than `tolerance`, in units of the largest output
+        or of 1 if that is larger, or cannot run.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probes.safetensors"
@@ -57,12 +58,12 @@ def verify(directory: Path, probes: dict[str, np.ndarray], tolerance: float) -> 
     if not difference <= tolerance:
         raise ExportError(
             "the exported student, loaded in a fresh process, differs from the live one "
-            f"by {difference:.3g}; tolerance is {tolerance:.3g}."
+            f"by {difference:.3g} of its largest output; tolerance is {tolerance:.3g}."
         )
 
 
 def largest_difference(directory: str, probes: str) -> float:
-    """The largest absolute difference between an export's outputs and those in `probes`."""
+    """Between an export's outputs and those in `probes`, in units of the latter's largest or 1."""
     student = load_student(directory)
     arrays = parse_weights(Path(probes), Path(probes).read_bytes())
     return max(
@@ -104,4 +105,5 @@ def _difference(actual: Array, expected: np.ndarray) -> float:
     finite = np.isfinite(actual) & np.isfinite(expected)
     if not np.array_equal(actual[~finite], expected[~finite], equal_nan=True):
         return math.inf
-    return float(np.max(np.abs(actual[finite] - expected[finite]), initial=0.0))
+    scale = np.max(np.abs(expected[finite]), initial=1.0)
+    return float(np.max(np.abs(actual[finite] - expected[finite]), initial=0.0) / scale)

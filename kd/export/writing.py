@@ -38,7 +38,7 @@ def export_student(
     place of `directory`; an export that was there stays whole until then, and stays if
     anything fails.
 
-    .. math:: \max_x |f(x) - \hat{f}(x)| \le \text{tolerance}
+    .. math:: \max_x |f(x) - \hat{f}(x)| \le \text{tolerance} \max(1, \max_x |f(x)|)
 
     over standard normal inputs (0 or 1 for other dtypes) in batches of 1 and 5, where
     :math:`f` is `apply_fn` here and :math:`\hat{f}` the loaded student there; a value
@@ -58,7 +58,8 @@ def export_student(
       metadata: anything JSON can hold, in a dictionary.
       platforms: to lower for, among cpu, cuda and tpu; cpu, on which the export is
         verified, must be one.
-      tolerance: largest absolute difference allowed, in the unit of the output.
+      tolerance: largest difference allowed, relative to the largest output, or absolute, in
+        the unit of the output, where none is above 1.
 
     Returns:
       The resolved path of `directory`.
