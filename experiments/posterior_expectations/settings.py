@@ -268,7 +268,7 @@ class Settings:
     )
     regularizer: str = setting(
         "proximal",
-        "proximal",
+        "penalty",
         "the lasso's step: one that reaches exact zeros, or its gradient, as in the paper",
         choices=REGULARIZERS,
     )
