@@ -15,6 +15,7 @@ from experiments.posterior_expectations.tables import (
     has_costs,
     labels,
     name_of,
+    place_of,
 )
 from experiments.report import Row
 from experiments.run import Run
@@ -159,7 +160,7 @@ def _uncertainties(settings: Settings, judged: dict[str, Judged], truth: np.ndar
         row[0].set_title(f"by {kind} uncertainty", loc="left", fontsize=9)
         for axis, place in zip(row[1:], settings.outside, strict=True):
             axis.plot([0, 100], [0, 100], color="gray", linestyle=":", linewidth=1)
-            axis.set(xlabel="false positives, % of the test", ylabel=f"{place} found, %")
+            axis.set(xlabel="false positives, % of the test", ylabel=f"{place_of(place)} found, %")
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 

@@ -19,6 +19,7 @@ from experiments.posterior_expectations.tables import (
     has_costs,
     labels,
     name_of,
+    place_of,
     title_of,
 )
 
@@ -132,7 +133,7 @@ def _show_group(shown: Shown, chain: Chain) -> None:
         figures = [(f"{what}.{place}.{kind}", 3) for what in ("auroc", "fpr95") for kind in KINDS]
         lines = [shown.line(name, group, figures) for name in judged]
         header = ["", "AUROC, total", "knowledge", "FPR95, total", "knowledge"]
-        report.print_table(f"telling {place} from the test", header, lines)
+        report.print_table(f"telling {place_of(place)} from the test", header, lines)
     lines = [
         [
             labels(shown.settings).get(name, name),

@@ -20,6 +20,14 @@ KINDS = ("total", "knowledge")
 COSTS = ("parameters", "flops", "latency")
 PLAIN = "plain"  # A student without what the others have.
 TOP, DRAW_SIZE, DRAWS = 20, 100, 500  # Of the ranking, as in the paper.
+_WRITTEN = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "kmnist": "KMNIST",
+    "notmnist": "notMNIST",
+    "permuted": "permuted images",
+    "inverted": "inverted images",
+}
 
 
 def rows(
@@ -124,6 +132,11 @@ def name_of(chain: Chain) -> str:
     return f"{chain.mask_rate:g},{chain.train_size}"
 
 
+def place_of(name: str) -> str:
+    """What is out of distribution, as it is written."""
+    return _WRITTEN.get(name, name)
+
+
 def title_of(chain: Chain, share: float) -> str:
     """A kind of chain in words; `share` of an image is masked."""
     masks = f"{100 * share:.3g} % of each image masked" if share else "no masks"
@@ -141,7 +154,7 @@ def labels(settings: Settings) -> dict[str, str]:
     """Students by what they differ in."""
     parts = {
         student.name: (
-            student.kind,
+            student.kind.replace("dirichlet", "Dirichlet"),
             student.estimator,
             hidden_of(settings, student)
             or f"{student.channel_multiplier:g}x{student.unit_multiplier:g}",

@@ -297,3 +297,61 @@ def mutual_information() -> Expectation:
         return jnp.maximum(entropy(jnp.log(probs)) - expected_entropy, 0.0)
 
     return Expectation(fn, running_mean(), read)
+
+
+def each_chain(
+    expectation: Expectation,
+    num_chains: int,
+    combine_fn: Callable[[Array], Array] = lambda each: jnp.mean(each, axis=0),
+) -> Expectation:
+    r"""An expectation by each of several chains alone; then the mean of theirs, or their spread.
+
+    .. math:: \frac{1}{R} \sum_r \mathrm{read}(U(\hat g_r, \theta_{r, t}, m))
+
+    Without it the chains' samples count together in one estimate, which for means is the same.
+    It is not for mutual information, where that of all chains as one is larger by what they
+    disagree about, nor for quantiles; and their disagreement needs each by itself.
+
+    Args:
+      expectation: what each chain estimates.
+      num_chains: R, as of the stream; the memory is R times as large.
+      combine_fn: from what each of them says, `[R, ...]`, to what a student is to learn.
+
+    Raises:
+      TypeError: for no `Expectation`, or a `combine_fn` that is none.
+      ValueError: if `num_chains` is no such count, or, in use, not the number of samples a visit.
+
+    Example:
+      >>> spread = each_chain(
+      ...     Expectation(predictive, running_mean()), 2, lambda each: jnp.std(each, axis=0))
+      >>> fn, estimator, read = spread
+      >>> memory = estimator.init(jax.ShapeDtypeStruct((2,), jnp.float32))
+      >>> values = jnp.array([[0.25, 0.75], [0.75, 0.25]])  # Of two chains.
+      >>> _, estimates = estimator.step(memory, values, jnp.array(1.0))
+      >>> read(estimates).tolist()
+      [0.25, 0.25]
+    """
+    checks.check_type("expectation", expectation, Expectation)
+    checks.check_count("num_chains", num_chains)
+    if not callable(combine_fn):
+        raise TypeError(f"combine_fn must be a function, got {combine_fn!r}.")
+    fn, estimator, read = expectation
+
+    def init(value: jax.ShapeDtypeStruct) -> PyTree:
+        return jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (num_chains, *leaf.shape)), estimator.init(value)
+        )
+
+    def step(memory: PyTree, values: Array, count: Array) -> tuple[PyTree, Array]:
+        if values.shape[0] != num_chains:
+            raise ValueError(
+                f"each_chain is of num_chains = {num_chains}, and a visit has {values.shape[0]} "
+                "samples."
+            )
+        return jax.vmap(lambda own, value: estimator.step(own, value[None], count))(memory, values)
+
+    return Expectation(
+        fn,
+        Estimator(init, step, estimator.remembers),
+        lambda estimates: combine_fn(jax.vmap(read)(estimates)),
+    )

@@ -68,7 +68,8 @@ def posterior_expectations(
       burn_in: steps of the chain before the first batch.
       thin: steps of the chain a batch.
       num_chains: R chains, whose samples count together in each estimate: of means that is the
-        mean of each chain's own, of quantiles and mutual information it is of all of them as one.
+        mean of each chain's own, of quantiles and mutual information it is of all of them as one
+        (`kd.inference.each_chain` keeps them apart).
       max_bytes: the most that estimates and counts may take (`estimate_bytes` says what they do).
       method: how several chains run, and answer, see `kd.batching.over_replicas`.
 
@@ -123,9 +124,10 @@ def posterior_expectations(
         if checks.check_same_length("position", position) != num_chains:
             raise ValueError(f"position must have a leading axis of num_chains = {num_chains}.")
     weights = position if num_chains is None else jax.tree.map(lambda leaf: leaf[0], position)
+    num_samples = num_chains or 1
     try:
         empty = jax.eval_shape(
-            lambda: _memories(weights, log_prob_fn, expectations, inputs, num_examples)
+            lambda: _memories(weights, log_prob_fn, expectations, inputs, num_examples, num_samples)
         )
     except Exception as error:
         if num_chains is None and _may_be_several(position):
@@ -141,7 +143,7 @@ def posterior_expectations(
     positions = chain(
         sampler,
         position,
-        batch_size=1 if num_chains is None else num_chains,
+        batch_size=num_samples,
         burn_in=burn_in,
         thin=thin,
         num_chains=num_chains,
@@ -151,7 +153,9 @@ def posterior_expectations(
 
     def init(key: Key) -> ExpectationsState:
         chain_key, inputs_key = jax.random.split(key)
-        counts, memories = _memories(weights, log_prob_fn, expectations, inputs, num_examples)
+        counts, memories = _memories(
+            weights, log_prob_fn, expectations, inputs, num_examples, num_samples
+        )
         return ExpectationsState(
             positions.init(chain_key), inputs.init(inputs_key), counts, memories
         )
@@ -246,9 +250,11 @@ def _check_expectation(name: str, one: "Expectation") -> None:
         )
 
 
-def _check_estimator(name: str, estimator: PyTree, memory: PyTree, value: PyTree) -> None:
+def _check_estimator(
+    name: str, estimator: PyTree, memory: PyTree, value: PyTree, num_samples: int
+) -> None:
     """Raises TypeError unless a step gives a memory as it was, and one array."""
-    values = jax.ShapeDtypeStruct((1, *value.shape), value.dtype)
+    values = jax.ShapeDtypeStruct((num_samples, *value.shape), value.dtype)
     count = jax.ShapeDtypeStruct((), jnp.float32)
     given = jax.eval_shape(estimator.step, memory, values, count)
     if not isinstance(given, tuple) or len(given) != 2:
@@ -319,6 +325,7 @@ def _memories(
     expectations: Mapping[str, "Expectation"],
     inputs: Stream,
     num_examples: int | None,
+    num_samples: int,
 ) -> tuple[PyTree, dict[str, PyTree]]:
     """Counts and memories before the first visit."""
     batch, one = _shapes_of(inputs)
@@ -334,7 +341,7 @@ def _memories(
         if 0 in value.shape:
             raise ValueError(f"the value of {name!r} must not be empty, got shape {value.shape}.")
         memory = estimator.init(value)
-        _check_estimator(name, estimator, memory, value)
+        _check_estimator(name, estimator, memory, value, num_samples)
         if estimator.remembers:
             memories[name] = jax.tree.map(
                 lambda leaf: jnp.broadcast_to(leaf, (num_examples, *leaf.shape)), memory

@@ -74,7 +74,7 @@ def test_a_run_leaves_what_it_promises(finished):
 
 def test_rows_of_teacher_and_students(finished):
     values = finished.values()
-    for name in ["teacher", "fitted dirichlets", *FOUR]:
+    for name in ["teacher", "fitted Dirichlets", *FOUR]:
         for figure in ("nll", "accuracy", "ece", "brier", "entropy_mae"):
             is_there = f"{figure}[0.25,0,{name}]" in values
             assert is_there == ((name, figure) != ("teacher", "entropy_mae"))  # 0 by definition.
@@ -333,6 +333,17 @@ def test_an_ensemble_that_diverges_is_told_of_its_rate(tmp_path):
     given["hidden_sizes"] = "8,8,8,8,8,8"  # Deep enough to leave single precision.
     line = study_runs.refusal(tmp_path / "run", given, module=MODULE)
     assert "teacher[0.25,0,0] diverged, by step" in line and "--member_rate=1e+06 is too" in line
+
+
+def test_the_papers_cifar10_is_a_preset():
+    settings = settings_of({}, "cifar10")
+    own = ("experiment", "dataset", "model", "burn_in", "num_steps", "thin", "num_halvings")
+    assert [getattr(settings, name) for name in own] == [
+        *("4", "cifar10", "cnn_cifar", 10_000, 1_000_000, 100, 16)
+    ]
+    assert [chain.mask_rate for chain in settings.chains()] == [0.0] * settings.num_repeats
+    sizes = settings_of({"experiment": 2, "num_repeats": 1}, "cifar10").chains()
+    assert [chain.train_size for chain in sizes] == [10_000, 20_000, 50_000]
 
 
 def test_bayesian_dark_knowledge_is_a_preset(tmp_path):

@@ -180,6 +180,67 @@ def test_several_kinds_at_once_from_one_chain():
     assert (last["knowledge"] < entropy).all()
 
 
+def test_several_chains_by_themselves():
+    """As if each were a stream of its own with the same inputs; means are what pooling gives."""
+    kinds = {
+        "knowledge": inference.mutual_information(),
+        "quartile": Expectation(inference.predictive, inference.running_quantiles([0.25])),
+        "probs": Expectation(inference.predictive, running_mean()),
+        "now": Expectation(inference.predictive, current_sample()),
+    }
+    found = {name: inference.each_chain(one, 3) for name, one in kinds.items()}
+    found |= {f"pooled.{name}": kinds[name] for name in ("knowledge", "probs", "now")}
+    found["each"] = inference.each_chain(kinds["knowledge"], 3, lambda each: each)
+    found["spread"] = inference.each_chain(kinds["probs"], 3, lambda each: jnp.std(each, axis=0))
+    found["log_probs"] = Expectation(lambda log_probs: log_probs, inference.current_samples())
+    state, batches = run(stream_of(found, batch_size=7, num_chains=3), 12)
+    visits = [[] for _ in range(7)]
+    for batch in batches:
+        for index, log_probs in zip(batch["index"], batch["log_probs"], strict=True):
+            visits[int(index)].append(np.asarray(log_probs, np.float64))
+    last = batches[-1]
+    for place, index in enumerate(last["index"]):
+        probs = np.exp(np.stack(visits[int(index)]))  # [visits, 3, C].
+        assert len(probs) == 12
+        means = probs.mean(0)
+        knowledge = entropy_of(means) - entropy_of(probs).mean(0)
+        np.testing.assert_allclose(last["each"][place], knowledge, atol=1e-6)
+        np.testing.assert_allclose(last["knowledge"][place], knowledge.mean(), atol=1e-6)
+        pooled = entropy_of(means.mean(0)) - entropy_of(probs).mean()
+        np.testing.assert_allclose(last["pooled.knowledge"][place], pooled, atol=1e-6)
+        assert pooled > knowledge.mean()
+        np.testing.assert_allclose(last["spread"][place], means.std(0), atol=1e-6)
+        quantile = inference.running_quantiles([0.25])
+        memories = [quantile.init(jax.ShapeDtypeStruct((NUM_CLASSES,), jnp.float32))] * 3
+        for count, visit in enumerate(probs, start=1):
+            steps = [
+                quantile.step(memory, jnp.asarray(own[None], jnp.float32), jnp.float32(count))
+                for memory, own in zip(memories, visit, strict=True)
+            ]
+            memories = [memory for memory, _ in steps]
+        expected = np.mean([estimate for _, estimate in steps], axis=0)
+        np.testing.assert_allclose(last["quartile"][place], expected, atol=1e-6)
+    for name in ("probs", "now"):
+        np.testing.assert_allclose(last[name], last[f"pooled.{name}"], atol=1e-6)
+    assert jax.tree.leaves(state.memories["probs"])[0].shape == (7, 3, NUM_CLASSES)
+
+
+def entropy_of(probs):
+    return -np.sum(probs * np.log(probs), axis=-1)
+
+
+def test_chains_by_themselves_that_are_not_as_many():
+    mean = Expectation(inference.predictive, running_mean())
+    with pytest.raises(ValueError, match="each_chain is of num_chains = 2, and a visit has 3"):
+        stream_of({"probs": inference.each_chain(mean, 2)}, num_chains=3)
+    with pytest.raises(ValueError, match="num_chains"):
+        inference.each_chain(mean, 0)
+    with pytest.raises(TypeError, match="expectation"):
+        inference.each_chain(inference.predictive, 2)
+    with pytest.raises(TypeError, match="combine_fn must be a function, got 1"):
+        inference.each_chain(mean, 2, 1)
+
+
 def test_no_gradient_flows_into_a_teacher():
     """Even where a stream is differentiated, which is not what it is for."""
     stream = stream_of(expectations(running_mean()))
