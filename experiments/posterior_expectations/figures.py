@@ -7,7 +7,14 @@ import numpy as np
 from experiments.plotting import STYLE, label_counts, label_thousands, label_values, plt, save
 from experiments.posterior_expectations import teachers, toy
 from experiments.posterior_expectations.judging import TEST, Judged
-from experiments.posterior_expectations.settings import FITTED, TEACHER, Chain, Settings, Student
+from experiments.posterior_expectations.settings import (
+    FITTED,
+    PAIR,
+    TEACHER,
+    Chain,
+    Settings,
+    Student,
+)
 from experiments.posterior_expectations.tables import (
     COSTS,
     KINDS,
@@ -84,13 +91,18 @@ def _style(settings: Settings, name: str) -> dict[str, object]:
         return {"color": "black", "linewidth": 2}
     if name == FITTED:
         return {"color": "gray", "linewidth": 1}
-    number = [student.name for student in settings.students()].index(name)
+    every = [*settings.students(), *settings.pairs()]
+    number = [student.name for student in every].index(name)
     return {"color": f"C{number % 10}", "linewidth": 1}
 
 
 def _entropies(settings: Settings, judged: dict[str, Judged]) -> plt.Figure:
     """Expected entropies of each test case, students against the teacher, and their laws."""
-    names = [n for n, one in judged.items() if n != TEACHER and one.entropy is not None]
+    names = [
+        name
+        for name, one in judged.items()
+        if name != TEACHER and one.entropy is not None and not name.startswith(f"{PAIR},")
+    ]
     named = labels(settings)
     columns = min(len(names), PANELS)
     blocks = -(-len(names) // columns)

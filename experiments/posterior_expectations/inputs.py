@@ -236,12 +236,6 @@ def _check_students(settings: Settings) -> None:
         raise UserError("--entropy_loss is of students of entropy or both, and there are none.")
     if settings.temperature > 1 and not any(s.kind == "dirichlet" for s in settings.students()):
         raise UserError("--temperature is of dirichlet students, and there are none.")
-    is_mean = any(s.kind == "dirichlet" and s.estimator == RUNNING for s in settings.students())
-    if settings.temperature > 1 and is_mean:
-        raise UserError(
-            "--temperature changes what each sample says, and running means are of a single one: "
-            "give --estimator=current."
-        )
     for text in settings.student_hidden:
         try:
             networks.hidden_sizes(text)

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import special
 
 from experiments.posterior_expectations import students
-from experiments.posterior_expectations.settings import Student
+from experiments.posterior_expectations.settings import PAIR, Student
 from kd import inference, metrics
 from kd.metrics import Uncertainties
 from kd.training import MonteCarloState
@@ -79,6 +79,34 @@ def judge_student(learned: Learned, places: dict[str, np.ndarray]) -> Judged:
         students.entropy_of(student, outputs[TEST]),
         {name: one for name, one in own.items() if one is not None},
     )
+
+
+def judge_pairs(found: dict[str, Learned], places: dict[str, np.ndarray]) -> dict[str, Judged]:
+    """What each two say together that learned the two expectations apart, by the pair's name."""
+    x = np.concatenate(list(places.values()))
+    judged = {}
+    for predictive in found.values():
+        student = predictive.student
+        entropy = found.get(student._replace(kind="entropy").name)
+        if student.kind != "predictive" or entropy is None:
+            continue
+        outputs, expected = (
+            split(students.outputs_of(one.model, one.params, x), places)
+            for one in (predictive, entropy)
+        )
+        log_probs = {name: students.log_probs_of(student, part) for name, part in outputs.items()}
+        entropies = {
+            name: students.entropy_of(entropy.student, part) for name, part in expected.items()
+        }
+        judged[student._replace(kind=PAIR).name] = Judged(
+            log_probs[TEST],
+            entropies[TEST],
+            {
+                name: metrics.uncertainties(np.exp(log_probs[name]), entropies[name])
+                for name in places
+            },
+        )
+    return judged
 
 
 def split(values: np.ndarray, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

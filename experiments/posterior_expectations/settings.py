@@ -18,6 +18,7 @@ ESTIMATORS = ("current", "running")
 CURRENT, RUNNING = ESTIMATORS
 ABSOLUTE, SQUARE = ENTROPY_LOSSES = ("absolute", "square")
 TEACHER, FITTED = "teacher", "fitted Dirichlets"
+PAIR = "pair"  # Of a student of the predictive distribution and one of the entropy, for both.
 # Shares of an image that is masked: squares of 10, 15, 20, 23 and 26 pixels of MNIST's 28. Of the
 # paper's six, 0, 29 and 86.2 % are known, and of its sizes that of all; the others are ours, as are
 # its three sizes of CIFAR-10, which it does not mask.
@@ -330,7 +331,7 @@ class Settings:
         1.0,
         1.0,
         "of dirichlet students and their teacher, for a third; linearly to 1 in the next; of "
-        "current estimates alone: a running mean is of the temperatures of all its visits",
+        "running means at the nearest of five, each with a mean of its own",
         at_least=1,
         at_most=1e6,
     )
@@ -355,6 +356,15 @@ class Settings:
         rates = self.mask_rate or {"1": (0.0,), "2": all_rates}.get(self.experiment, hard)
         sizes = self.train_size or (all_sizes if is_second else (0,))
         return [Chain(*one) for one in itertools.product(rates, sizes, range(self.num_repeats))]
+
+    def pairs(self) -> list[Student]:
+        """Pairs of two networks that together say what one of both says; no kinds of their own."""
+        alike = [student._replace(kind="entropy") for student in self.students()]
+        return [
+            student._replace(kind=PAIR)
+            for student, other in zip(self.students(), alike, strict=True)
+            if student.kind == "predictive" and other in self.students()
+        ]
 
     def students(self) -> list[Student]:
         """All kinds of students, each of which learns from every chain."""

@@ -47,6 +47,11 @@ class Shown(NamedTuple):
         fitted = [FITTED] if any(student.kind == "dirichlet" for student in students) else []
         return [TEACHER, *fitted, *(student.name for student in students)]
 
+    @property
+    def pairs(self) -> list[str]:
+        """Of two students together."""
+        return [student.name for student in self.settings.pairs()]
+
     def cell(self, figure: str, group: str, name: str, digits: int) -> str:
         """A figure, the main ones with their error, or a dash."""
         row = self.by_name.get(f"{figure}[{group},{name}]")
@@ -89,6 +94,8 @@ def _show_notes(settings: Settings) -> None:
         print("1x2: one times the teacher's channels, two times its units.")
     if len(common["estimator"]) > 1:
         print("current: learned from the current sample; running: from running means.")
+    if settings.pairs() and settings.dataset != toy.NAME:
+        print("pair: a student of the predictive distribution and one of the entropy, together.")
     if "both" in kinds:
         print("both: of the entropy all learn running means.")
     if "dirichlet" in kinds:
@@ -126,7 +133,8 @@ def _show_group(shown: Shown, chain: Chain) -> None:
     report.print_table(title, HEADER, lines)
     if has_costs(shown.settings):
         _show_costs(shown, group)
-    judged = [name for name in shown.names if f"ndcg.total[{group},{name}]" in shown.by_name]
+    every = [*shown.names, *shown.pairs]
+    judged = [name for name in every if f"ndcg.total[{group},{name}]" in shown.by_name]
     if not judged[1:]:
         return
     for place in shown.settings.outside:

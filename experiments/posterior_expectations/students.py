@@ -22,6 +22,7 @@ from kd.metrics import Uncertainties, dirichlet_uncertainties, uncertainties
 from kd.types import Array, Batch, PyTree, Update
 
 BLOCK = 500  # Inputs at once, at the test.
+NUM_TEMPERATURES = 5  # That running means are kept of: each is of one temperature.
 # What an exported student says.
 ANSWERS = {
     "predictive": "log-probabilities",
@@ -56,7 +57,25 @@ def expectations(settings: Settings) -> dict[str, Expectation]:
     name = f"log_probs.{CURRENT}"
     if name in found:  # Of each network, to be tempered at the temperature of the step.
         found[name] = Expectation(lambda log_probs: log_probs, inference.current_samples())
+    name = f"log_probs.{RUNNING}"
+    if name in found and settings.temperature > 1:
+        found[name] = Expectation(
+            lambda log_probs: jnp.stack(
+                [
+                    inference.smoothed_log_probs(
+                        log_probs, smoothing=settings.smoothing, temperature=float(temperature)
+                    )
+                    for temperature in temperatures(settings)
+                ]
+            ),
+            inference.running_mean(),
+        )
     return found
+
+
+def temperatures(settings: Settings) -> np.ndarray:
+    """Those that running means are kept of, from the first to 1."""
+    return np.linspace(settings.temperature, 1.0, NUM_TEMPERATURES)
 
 
 def update_of(
@@ -80,10 +99,8 @@ def objective_of(
     settings: Settings, student: Student, model: nn.Module
 ) -> Callable[[PyTree, Batch], Array]:
     """The mean over a batch of the student's loss, and its regularisers."""
-
-    def entropy_loss(found: Array, target: Array) -> Array:
-        off = found - target
-        return 0.5 * jnp.square(off) if settings.entropy_loss == SQUARE else jnp.abs(off)
+    is_square = settings.entropy_loss == SQUARE
+    entropy_loss = losses.square_error if is_square else losses.absolute_error
 
     def loss(outputs: Array, targets: Batch, temperature: Array) -> Array:
         if student.kind == "predictive":
@@ -100,6 +117,10 @@ def objective_of(
                     target, smoothing=settings.smoothing, temperature=temperature
                 )
                 target = jnp.mean(softer, axis=0)
+            elif settings.temperature > 1:  # Of each temperature, `[K, C]`.
+                kept = jnp.asarray(temperatures(settings), temperature.dtype)
+                nearest = jnp.argmin(jnp.abs(kept - temperature))
+                target, temperature = target[nearest], kept[nearest]
             return losses.dirichlet_negative_log_likelihood(
                 outputs, target, temperature=temperature
             )

@@ -9,7 +9,7 @@ import numpy as np
 from experiments import costs
 from experiments.posterior_expectations import inputs, toy
 from experiments.posterior_expectations.judging import TEST, Judged, Learned
-from experiments.posterior_expectations.settings import TEACHER, Chain, Settings, Student
+from experiments.posterior_expectations.settings import PAIR, TEACHER, Chain, Settings, Student
 from experiments.report import Row, mean_row
 from kd import metrics, models
 from kd.data import Dataset
@@ -151,7 +151,7 @@ def hidden_of(settings: Settings, student: Student) -> str:
 
 
 def labels(settings: Settings) -> dict[str, str]:
-    """Students by what they differ in."""
+    """Students, and pairs of them, by what they differ in."""
     parts = {
         student.name: (
             student.kind.replace("dirichlet", "Dirichlet"),
@@ -161,7 +161,7 @@ def labels(settings: Settings) -> dict[str, str]:
             f"lambda {student.strength:g}" if student.strength else "",
             f"dropout {student.dropout:g}" if student.dropout else "",
         )
-        for student in settings.students()
+        for student in [*settings.students(), *settings.pairs()]
     }
     differ = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]
     if not any(differ):
@@ -185,14 +185,15 @@ def figures_of(
     `expected` is the reference's answer.
     """
     one, teacher, found = judged[name], judged[TEACHER], {}
-    if one.log_probs is not None:
+    is_pair = name.startswith(f"{PAIR},")  # Whose parts have rows of their own.
+    if one.log_probs is not None and not is_pair:
         found["nll"] = -metrics.label_log_prob(one.log_probs, labels)
         found["accuracy"] = 100 * metrics.correct(one.log_probs, labels)
         found["ece"] = metrics.expected_calibration_error(one.log_probs, labels)
         if expected is not None:
             found["kl"] = toy.kl_divergence(expected, one.log_probs)
         found["brier"] = metrics.brier_score(one.log_probs, labels)
-    if one.entropy is not None and name != TEACHER:  # It would be 0 by definition.
+    if one.entropy is not None and name != TEACHER and not is_pair:  # Of a teacher it is 0.
         found["entropy_mae"] = np.abs(one.entropy - teacher.entropy)
     for place, own in one.uncertainties.items():
         if place != TEST:

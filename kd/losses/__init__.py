@@ -22,6 +22,7 @@ from kd.losses.derivatives import (
 )
 from kd.losses.dirichlet import dirichlet_negative_log_likelihood
 from kd.losses.values import (
+    absolute_error,
     cross_entropy,
     kl_divergence,
     logit_square_error,
@@ -31,6 +32,7 @@ from kd.losses.values import (
 )
 
 __all__ = [
+    "absolute_error",
     "binary_cross_entropy",
     "binary_derivative_square_error",
     "cross_entropy",

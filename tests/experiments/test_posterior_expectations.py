@@ -13,12 +13,13 @@ from experiments.flags import Options
 from experiments.posterior_expectations import (
     figures,
     inputs,
+    judging,
     showing,
     tables,
     teachers,
 )
 from experiments.posterior_expectations.settings import Chain, Student
-from kd import data
+from kd import data, metrics, models
 from kd.export import load_student
 
 MODULE = "experiments.posterior_expectations"
@@ -80,8 +81,12 @@ def test_rows_of_teacher_and_students(finished):
             assert is_there == ((name, figure) != ("teacher", "entropy_mae"))  # 0 by definition.
         for kind in ("total", "knowledge"):
             assert 0 <= values[f"auroc.permuted.{kind}[0.25,0,{name}]"] <= 1
+            for figure in ("aupr", "fpr95"):
+                assert 0 <= values[f"{figure}.permuted.{kind}[0.25,0,{name}]"] <= 1
+            assert 0 <= values[f"ndcg_std.{kind}[0.25,0,{name}]"] < 0.5
             ndcg = values[f"ndcg.{kind}[0.25,0,{name}]"]
             assert 0 < values[f"ndcg_random.{kind}[0.25,0,{name}]"] < 1 and 0 < ndcg <= 1 + 1e-9
+        assert 0 < values[f"risk_area[0.25,0,{name}]"] < 1
     assert values["ndcg.total[0.25,0,teacher]"] == pytest.approx(1)
     # 64 inputs, two layers of 8, and 11 outputs.
     assert values["parameters[0.25,0,both,running,1x1]"] == 65 * 8 + 9 * 8 + 9 * 11
@@ -172,6 +177,7 @@ def test_the_frontier_is_of_those_that_none_beats():
 
 def test_masks_and_sizes_in_one_figure(tmp_path):
     given = ONE | {"experiment": 2, "mask_rate": "0,0.5", "train_size": "100"}
+    given |= {"student": "predictive,entropy", "estimator": "running"}
     with study_runs.unverified_exports():
         finished = study_runs.succeed_here(tmp_path / "run", given, module=MODULE)
     groups = ["0,100", "0.5,100"]
@@ -181,8 +187,44 @@ def test_masks_and_sizes_in_one_figure(tmp_path):
         for what in ("training", "entropies", "uncertainties")
     }
     check_figures(finished, names | {"robustness.png"})
+    values = finished.values()
+    pair = "pair,running,1x1"
     for group in groups:
-        assert f"nll[{group},teacher]" in finished.values()
+        assert f"nll[{group},teacher]" in values
+        # Of two students together, what neither says; what one says stands in its own row.
+        assert f"nll[{group},{pair}]" not in values and f"entropy_mae[{group},{pair}]" not in values
+        for kind in ("total", "knowledge"):
+            assert f"ndcg.{kind}[{group},predictive,running,1x1]" not in values
+            assert 0 < values[f"ndcg.{kind}[{group},{pair}]"] <= 1
+        assert 0 < values[f"risk_area[{group},{pair}]"] < 1
+
+
+def test_two_students_together_are_as_one_of_both():
+    """The pair's answers from the two networks' own outputs, place by place."""
+    settings = settings_of({"student": "predictive,entropy", "estimator": "running"})
+    rng = np.random.default_rng(0)
+    places = {"test": rng.normal(size=(5, 4)), "outside x": rng.normal(size=(3, 4))}
+    found, outputs = {}, {}
+    for student in settings.students():
+        model = models.MLP((6,), 1 if student.kind == "entropy" else 3)
+        params = model.init(jax.random.key(len(found)), jnp.zeros(4))
+        found[student.name] = judging.Learned(student, model, params)
+        outputs[student.kind] = {
+            name: np.asarray(jax.vmap(lambda x, m=model, p=params: m.apply(p, x))(jnp.asarray(x)))
+            for name, x in places.items()
+        }
+    (name,) = [pair.name for pair in settings.pairs()]
+    judged = judging.judge_pairs(found, places)
+    assert list(judged) == [name] == ["pair,running,1x1"]
+    for place in places:
+        expected = metrics.uncertainties(
+            np.exp(jax.nn.log_softmax(outputs["predictive"][place])),
+            np.logaddexp(0, outputs["entropy"][place][:, 0]),
+        )
+        for own, wanted in zip(judged[name].uncertainties[place], expected, strict=True):
+            np.testing.assert_allclose(own, wanted, atol=1e-5)
+    del found["entropy,running,1x1"]
+    assert judging.judge_pairs(found, places) == {}
 
 
 def test_sizes_alone_are_places_on_the_axis():
@@ -500,7 +542,6 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
             {"student": "predictive", "entropy_loss": "square"},
             "--entropy_loss is of students of entropy or both, and there are none.",
         ),
-        ({"temperature": 2}, "--temperature changes what each sample says, and running means"),
         ({"test_thin": 13}, "--test_thin must be at most --num_steps / --thin = 12"),
         ({"dataset": "toy"}, "--outside is of images, not of toy"),
         ({"dataset": "toy", "outside": ""}, "toy has no masks"),

@@ -28,6 +28,10 @@ FROM_LOGITS = {
         lambda f, t: oracles.kl_divergence(oracles.log_softmax(f), oracles.log_softmax(t)),
     ),
     "square_error": (losses.square_error, oracles.square_error),
+    "absolute_error": (
+        losses.absolute_error,
+        lambda f, t: sum(abs(float(a) - float(b)) for a, b in zip(f, t, strict=True)),
+    ),
     "logit_square_error": (losses.logit_square_error, oracles.square_error),
     **{
         f"soft_target[{temperature}]": (
@@ -45,7 +49,9 @@ FROM_LOGITS = {
 }
 # Those that are 0 where student and teacher agree.
 DISTANCES = [
-    name for name in FROM_LOGITS if name.startswith(("kl", "square", "logit", "soft_target["))
+    name
+    for name in FROM_LOGITS
+    if name.startswith(("kl", "square", "absolute", "logit", "soft_target["))
 ]
 each_loss = pytest.mark.parametrize("name", FROM_LOGITS)
 
@@ -251,6 +257,8 @@ def test_soft_target_keeps_its_precision_at_high_temperature(temperature):
 def test_integers_are_refused_where_they_would_wrap_or_index():
     with pytest.raises(TypeError, match="student must be floating, got uint8"):
         losses.square_error(jnp.zeros(2, jnp.uint8), jnp.full(2, 200, jnp.uint8))
+    with pytest.raises(TypeError, match="teacher must be floating, got uint8"):
+        losses.absolute_error(jnp.zeros(2), jnp.full(2, 200, jnp.uint8))
     with pytest.raises(TypeError, match="label must be an integer, got bool"):
         losses.soft_target_with_label(
             VECTOR, VECTOR, jnp.array(True), temperature=1.0, label_weight=0.5
@@ -292,7 +300,7 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("loss_fn", [*PAIRS, losses.square_error])
+@pytest.mark.parametrize("loss_fn", [*PAIRS, losses.square_error, losses.absolute_error])
 def test_different_shapes_are_refused(loss_fn):
     student, teacher, settings = PAIRS.get(loss_fn, ("student", "teacher", {}))
     message = f"{student} and {teacher} must have the same shape, got (3,) and (4,)."

@@ -335,6 +335,43 @@ def test_a_value_of_another_shape_than_the_loss_wants_is_refused_with_both(fn):
         training.fit(jax.random.key(0), stream, update, update.init(jnp.zeros((3, 2))), 2)
 
 
+@pytest.mark.parametrize("loss_fn", [losses.absolute_error, losses.square_error])
+@pytest.mark.parametrize("fn", [lambda x: inference.entropy(x)[None], inference.predictive])
+def test_an_entropy_of_another_shape_is_refused_too(fn, loss_fn):
+    """Where a difference alone would spread over the batch, or over the classes."""
+    stream = stream_of({"entropy": Expectation(fn, running_mean())})
+
+    def objective(w, batch):
+        own = jax.vmap(lambda x: inference.entropy(log_prob_fn(w, x)))(batch["x"])
+        return jnp.mean(jax.vmap(loss_fn)(own, batch["entropy"]))
+
+    update = training.gradient(objective, optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"the same shape, got \(\) and \("):
+        training.fit(jax.random.key(0), stream, update, update.init(jnp.zeros((3, 2))), 2)
+
+
+def test_quantiles_of_a_long_run_are_those_of_all_samples():
+    quantiles = inference.running_quantiles([0.25, 0.5, 0.75], step_size=0.5)
+    found = {
+        "quartiles": Expectation(inference.predictive, quantiles),
+        "all": Expectation(inference.predictive, current_sample()),
+    }
+    stream = stream_of(found, batch_size=NUM_EXAMPLES)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+
+    def step(state, key):
+        state, batch = stream.next(key, state)
+        order = jnp.argsort(batch["index"])
+        return state, (batch["quartiles"][order], batch["all"][order])
+
+    _, (estimates, samples) = jax.jit(lambda s: jax.lax.scan(step, s, keys))(
+        stream.init(jax.random.key(1))
+    )
+    expected = np.quantile(samples, [0.25, 0.5, 0.75], axis=0)  # [3, N, C].
+    np.testing.assert_allclose(np.swapaxes(estimates[-1], 0, 1), expected, atol=0.04)
+    assert np.median(np.ptp(expected, axis=0)) > 0.2
+
+
 @pytest.mark.parametrize("number", [-1, 7, 100])
 def test_a_number_of_no_example_gives_nan(number):
     inputs = streams.resample({"x": DATA["x"][:1], "index": jnp.array([number])}, 1)
