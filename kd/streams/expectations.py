@@ -1,6 +1,7 @@
 """A chain over a network's weights as a stream of posterior expectations to learn from."""
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -70,7 +71,8 @@ def posterior_expectations(
       num_chains: R chains, whose samples count together in each estimate: of means that is the
         mean of each chain's own, of quantiles and mutual information it is of all of them as one
         (`kd.inference.each_chain` keeps them apart).
-      max_bytes: the most that estimates and counts may take (`estimate_bytes` says what they do).
+      max_bytes: the most that estimates and counts may take (`estimate_bytes` says what they do);
+        by default the memory of the device, or of this machine.
       method: how several chains run, and answer, see `kd.batching.over_replicas`.
 
     Returns:
@@ -135,10 +137,12 @@ def posterior_expectations(
         raise
     _check_normalized(log_prob_fn, weights, inputs)
     needed = _num_bytes(empty)
-    if max_bytes is not None and not needed <= max_bytes:  # Negated: NaN allows nothing.
+    allowed = _memory_bytes() if max_bytes is None else max_bytes
+    if not needed <= allowed:  # Negated: NaN allows nothing.
+        what = "are all the memory there is" if max_bytes is None else "are allowed"
         raise CacheTooLargeError(
             f"the estimates at {num_examples:,} examples would take {needed / 1e9:.3g} GB and "
-            f"{max_bytes / 1e9:.3g} GB are allowed."
+            f"{allowed / 1e9:.3g} GB {what}."
         )
     positions = chain(
         sampler,
@@ -292,6 +296,17 @@ def _may_be_several(position: PyTree) -> bool:
     """Whether all leaves have a leading axis of one length."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(position)]
     return all(shapes) and len({shape[0] for shape in shapes}) == 1
+
+
+def _memory_bytes() -> float:
+    """What the first device has, or the machine; infinite where neither says."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Of other systems than Unix.
+        return math.inf
 
 
 def _num_bytes(shapes: PyTree) -> int:

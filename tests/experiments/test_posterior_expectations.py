@@ -455,11 +455,22 @@ def test_the_log_posterior_is_that_of_the_weights():
 # Interruptions and mistakes.
 
 
-def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
-    """In the burn-in, beside the chain, and in fine-tuning."""
+@pytest.mark.parametrize(
+    ("given", "phases"),
+    [
+        (
+            SEARCH | {"num_chains": 2, "regularizer_strength": 180, "fine_tune_steps": 20},
+            ("burn_in-chain-0.25-0-0", "chain-0.25-0-0", "fine_tune-0.25-0-0"),
+        ),
+        (
+            ONE | {"teacher": "ensemble", "num_members": 2, "num_steps": 200},
+            ("teacher-0.25-0-0", "chain-0.25-0-0"),
+        ),
+    ],
+)
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path, given, phases):
+    """In the burn-in, beside the chains, and in fine-tuning; while an ensemble learns."""
     path = tmp_path / "run"
-    given = SEARCH | {"regularizer_strength": 180, "fine_tune_steps": 20}
-    phases = ("burn_in-chain-0.25-0-0", "chain-0.25-0-0", "fine_tune-0.25-0-0")
     study_runs.kill_again_and_again(path, given, phases, module=MODULE)
     with study_runs.unverified_exports():
         resumed = study_runs.succeed_here(path, given, module=MODULE)

@@ -282,6 +282,8 @@ def test_raises():
         )
     with pytest.raises(CacheTooLargeError, match="7 examples would take 1.4e-07 GB"):
         stream_of(mean, max_bytes=100)
+    with pytest.raises(CacheTooLargeError, match=r"2e\+04 GB and .* GB are all the memory"):
+        posterior_expectations(*arguments, mean, streams.resample(DATA, 2), num_examples=10**12)
     with pytest.raises(ValueError, match="log_prob_fn's answer"):
         posterior_expectations(
             NOISE,
