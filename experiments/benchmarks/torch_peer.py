@@ -54,7 +54,7 @@ class Distillation:
         for _ in range(THIN):
             self.langevin()
         x = self.x[self.batch()]
-        x = torch.clamp(x + NOISE * torch.randn_like(x), 0, 1)
+        x = x + NOISE * torch.randn_like(x)
         with torch.no_grad():
             target = functional.softmax(self.teacher(x), dim=1)
         loss = -(target * functional.log_softmax(self.student(x), dim=1)).sum(1).mean()
