@@ -35,6 +35,8 @@ def proximal(
     about the rate, and a strength of the order of 1 is what tells, once the rates have added up
     to about the size of the weights: in short runs nothing is emptied. What the gradient keeps
     moving is at 0 only on and off: let the rate fall to 0 before units are counted or removed.
+    For pruning alone the gradient of the regulariser, through Adam, and a threshold lost less
+    likelihood in `experiments/RESULTS.md` (figure 2): there what the loss does not need goes first.
 
     Args:
       prox_fn: parameters and amount to parameters, as `kd.models.shrink_groups`.
