@@ -38,14 +38,14 @@ def export_student(
     place of `directory`; an export that was there stays whole until then, and stays if
     anything fails.
 
-    .. math:: \max_x |f(x) - \hat{f}(x)| \le \text{tolerance} \max(1, \max_x |f(x)|)
+    .. math:: \max_x |f(x) - \hat{f}(x)| \le \text{tolerance}
 
     over standard normal inputs (0 or 1 for other dtypes) in batches of 1 and 5, where
     :math:`f` is `apply_fn` here and :math:`\hat{f}` the loaded student there; a value
     that is not finite must be the same in both. Both run on the CPU, since an
     accelerator may belong to one process and rounds its products; only where this
     process has no CPU backend does :math:`f` run on its default device, at the highest
-    matmul precision.
+    matmul precision, and then the tolerance is relative to the largest output above 1.
 
     Args:
       directory: to be created, or an earlier export to be replaced.
@@ -58,8 +58,7 @@ def export_student(
       metadata: anything JSON can hold, in a dictionary.
       platforms: to lower for, among cpu, cuda and tpu; cpu, on which the export is
         verified, must be one.
-      tolerance: largest difference allowed, relative to the largest output, or absolute, in
-        the unit of the output, where none is above 1.
+      tolerance: largest absolute difference allowed, in the unit of the output.
 
     Returns:
       The resolved path of `directory`.
