@@ -70,43 +70,44 @@ def judge_fitted(means: MonteCarloState, places: dict[str, np.ndarray]) -> Judge
 
 def judge_student(learned: Learned, places: dict[str, np.ndarray]) -> Judged:
     """A student's answers."""
-    student = learned.student
+    return _judged(learned.student, outputs_at(learned, places))
+
+
+def judge_students(found: dict[str, Learned], places: dict[str, np.ndarray]) -> dict[str, Judged]:
+    """Each student's answers, and those of two together that learned the expectations apart."""
+    outputs = {name: outputs_at(one, places) for name, one in found.items()}
+    judged = {name: _judged(one.student, outputs[name]) for name, one in found.items()}
+    for name, one in found.items():
+        alike = one.student._replace(kind="entropy")
+        if one.student.kind == "predictive" and alike.name in found:
+            pair = one.student._replace(kind=PAIR)
+            judged[pair.name] = Judged(
+                judged[name].log_probs,
+                judged[alike.name].entropy,
+                {
+                    place: metrics.uncertainties(
+                        np.exp(students.log_probs_of(one.student, outputs[name][place])),
+                        students.entropy_of(alike, outputs[alike.name][place]),
+                    )
+                    for place in places
+                },
+            )
+    return judged
+
+
+def outputs_at(learned: Learned, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a network gives, `[N, outputs]`, by place."""
     x = np.concatenate(list(places.values()))
-    outputs = split(students.outputs_of(learned.model, learned.params, x), places)
+    return split(students.outputs_of(learned.model, learned.params, x), places)
+
+
+def _judged(student: Student, outputs: dict[str, np.ndarray]) -> Judged:
     own = {name: students.uncertainties_of(student, part) for name, part in outputs.items()}
     return Judged(
         students.log_probs_of(student, outputs[TEST]),
         students.entropy_of(student, outputs[TEST]),
         {name: one for name, one in own.items() if one is not None},
     )
-
-
-def judge_pairs(found: dict[str, Learned], places: dict[str, np.ndarray]) -> dict[str, Judged]:
-    """What each two say together that learned the two expectations apart, by the pair's name."""
-    x = np.concatenate(list(places.values()))
-    judged = {}
-    for predictive in found.values():
-        student = predictive.student
-        entropy = found.get(student._replace(kind="entropy").name)
-        if student.kind != "predictive" or entropy is None:
-            continue
-        outputs, expected = (
-            split(students.outputs_of(one.model, one.params, x), places)
-            for one in (predictive, entropy)
-        )
-        log_probs = {name: students.log_probs_of(student, part) for name, part in outputs.items()}
-        entropies = {
-            name: students.entropy_of(entropy.student, part) for name, part in expected.items()
-        }
-        judged[student._replace(kind=PAIR).name] = Judged(
-            log_probs[TEST],
-            entropies[TEST],
-            {
-                name: metrics.uncertainties(np.exp(log_probs[name]), entropies[name])
-                for name in places
-            },
-        )
-    return judged
 
 
 def split(values: np.ndarray, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

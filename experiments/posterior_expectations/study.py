@@ -24,8 +24,8 @@ from experiments.posterior_expectations.judging import (
     Judged,
     Learned,
     judge_fitted,
-    judge_pairs,
     judge_student,
+    judge_students,
     judge_teacher,
     scores,
 )
@@ -98,8 +98,7 @@ class Task(NamedTuple):
 
     def judge_students(self, found: dict[str, Learned]) -> dict[str, Judged]:
         """What students say at the test, and out of distribution."""
-        alone = {name: judge_student(one, self.places) for name, one in found.items()}
-        return alone | judge_pairs(found, self.places)
+        return judge_students(found, self.places)
 
 
 def run(preset: str, settings: Settings, options: Options) -> None:

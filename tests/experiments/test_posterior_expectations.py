@@ -214,8 +214,8 @@ def test_two_students_together_are_as_one_of_both():
             for name, x in places.items()
         }
     (name,) = [pair.name for pair in settings.pairs()]
-    judged = judging.judge_pairs(found, places)
-    assert list(judged) == [name] == ["pair,running,1x1"]
+    judged = judging.judge_students(found, places)
+    assert list(judged) == [*found, name] and name == "pair,running,1x1"
     for place in places:
         expected = metrics.uncertainties(
             np.exp(jax.nn.log_softmax(outputs["predictive"][place])),
@@ -224,7 +224,7 @@ def test_two_students_together_are_as_one_of_both():
         for own, wanted in zip(judged[name].uncertainties[place], expected, strict=True):
             np.testing.assert_allclose(own, wanted, atol=1e-5)
     del found["entropy,running,1x1"]
-    assert judging.judge_pairs(found, places) == {}
+    assert list(judging.judge_students(found, places)) == ["predictive,running,1x1"]
 
 
 def test_sizes_alone_are_places_on_the_axis():
