@@ -5,12 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.answers import log_probs_of, log_probs_of_each
 from experiments.feature_priors import figures, inputs, methods, sampling, tables
 from experiments.feature_priors.settings import SAMPLED, SGD, WRITTEN, Condition, Settings
 from experiments.feature_priors.tasks import Task
@@ -24,7 +24,6 @@ from kd.types import Array, Batch, PyTree
 
 EXPERIMENT = "feature_priors"
 NUM_POINTS = 6  # Of a curve.
-BLOCK = 500  # Inputs at once, at the test.
 _LOG = logging.getLogger(__name__)
 
 
@@ -112,7 +111,7 @@ def train_teacher(run: Run, name: str, task: Task) -> Teacher:
     phase = f"teacher[{name}]"
     key = run.key(phase)
     params = model.init(jax.random.fold_in(key, 1), jnp.asarray(dataset.train_x[0]))
-    predict = predictor(model, dataset.test_x)
+    predict = partial(log_probs_of, model, x=jnp.asarray(dataset.test_x))
     final = run.fit(
         phase,
         key,
@@ -175,9 +174,8 @@ def distil(
 
 def infer(run: Run, task: Task, told: Batch, condition: Condition) -> Students:
     """Students that the posterior of all weights has, under the features' prior or without."""
-    predict = predictor(task.student, task.dataset.test_x)
-    each = jax.jit(lambda params: jax.lax.map(predict, params))
-    params, log_probs = sampling.posterior(run, task, told, condition, each)
+    predict = partial(log_probs_of_each, task.student, x=jnp.asarray(task.dataset.test_x))
+    params, log_probs = sampling.posterior(run, task, told, condition, predict)
     return Students(params, log_probs, run.settings.maximum_rate)
 
 
@@ -231,8 +229,8 @@ def train(
     starts = jax.vmap(lambda key: methods.start_of(condition, task, told, teachers, key))(
         jax.random.split(jax.random.fold_in(key, 1), num_repeats)
     )
-    predict = predictor(task.student, task.dataset.test_x)
-    each = jax.jit(lambda params: jax.lax.map(predict, params))
+    labels, x = task.dataset.test_y, jnp.asarray(task.dataset.test_x)
+    predict = partial(log_probs_of_each, task.student, x=x)
     final = run.fit(
         phase,
         key,
@@ -240,24 +238,12 @@ def train(
         update,
         jax.vmap(update.init)(starts),
         num_steps,
-        evaluate_fn=lambda state: tables.curve(each(state.params["student"]), task.dataset.test_y),
+        evaluate_fn=lambda state: tables.curve(predict(state.params["student"]), labels),
         num_points=NUM_POINTS,
         num_replicas=num_repeats,
     )
     params = final.student.params["student"]
-    return Students(params, np.asarray(each(params)), rate)
-
-
-def predictor(model: nn.Module, x: np.ndarray):
-    """Log-probabilities `[M, C]` of inputs, by parameters."""
-    x = jnp.asarray(x)
-
-    def predict(params: PyTree) -> Array:
-        return jax.lax.map(
-            lambda one: jax.nn.log_softmax(model.apply(params, one)), x, batch_size=BLOCK
-        )
-
-    return jax.jit(predict)
+    return Students(params, np.asarray(predict(params)), rate)
 
 
 def export(run: Run, task: Task, condition: Condition, found: Students) -> None:

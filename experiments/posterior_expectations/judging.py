@@ -3,9 +3,11 @@
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
+from experiments import answers
 from experiments.posterior_expectations import students
 from experiments.posterior_expectations.settings import PAIR, Student
 from kd import inference, metrics
@@ -98,7 +100,8 @@ def judge_students(found: dict[str, Learned], places: dict[str, np.ndarray]) -> 
 def outputs_at(learned: Learned, places: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What a network gives, `[N, outputs]`, by place."""
     x = np.concatenate(list(places.values()))
-    return split(students.outputs_of(learned.model, learned.params, x), places)
+    outputs = answers.outputs_of(learned.model, learned.params, jnp.asarray(x))
+    return split(np.asarray(outputs, np.float64), places)
 
 
 def _judged(student: Student, outputs: dict[str, np.ndarray]) -> Judged:

@@ -21,7 +21,6 @@ from kd.inference import Expectation
 from kd.metrics import Uncertainties, dirichlet_uncertainties, uncertainties
 from kd.types import Array, Batch, PyTree, Update
 
-BLOCK = 500  # Inputs at once, at the test.
 NUM_TEMPERATURES = 5  # That running means are kept of: each is of one temperature.
 # What an exported student says.
 ANSWERS = {
@@ -168,14 +167,6 @@ def answer_fn(student: Student, model: nn.Module) -> Callable[[PyTree, Array], A
         return jnp.append(heads.log_probs, heads.entropy)
 
     return fn
-
-
-def outputs_of(model: nn.Module, params: PyTree, x: np.ndarray) -> np.ndarray:
-    """At inputs `[N, ...]`: `[N, outputs]` in double precision."""
-    found = jax.jit(
-        lambda params, x: jax.lax.map(lambda x: model.apply(params, x), x, batch_size=BLOCK)
-    )(params, jnp.asarray(x))
-    return np.asarray(found, np.float64)
 
 
 def uncertainties_of(student: Student, outputs: np.ndarray) -> Uncertainties | None:

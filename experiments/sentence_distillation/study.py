@@ -1,16 +1,15 @@
 """The study itself: a teacher, students by every method, and what became of them."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from experiments import costs
+from experiments.answers import log_probs_of, log_probs_of_each
 from experiments.flags import Options
 from experiments.layers import check_told
 from experiments.report import Row
@@ -25,7 +24,6 @@ from kd.types import Array, Batch, PyTree
 
 EXPERIMENT = "sentence_distillation"
 NUM_POINTS = 6  # Of a curve.
-BLOCK = 500  # Sentences at once, at the test.
 ROUNDS = 20  # Of the clock.
 
 
@@ -98,7 +96,7 @@ def train_teacher(run: Run, task: Task) -> Teacher:
     update = training.gradient(objective, optimizer)
     key = run.key("teacher")
     params = model.init(jax.random.fold_in(key, 1), jnp.asarray(dataset.train_x[0]))
-    predict = predictor(model, dataset.test_x)
+    predict = partial(log_probs_of, model, x=jnp.asarray(dataset.test_x))
     final = run.fit(
         "teacher",
         key,
@@ -155,8 +153,7 @@ def distil(run: Run, task: Task, told: Batch, condition: Condition) -> Students:
     starts = jax.vmap(lambda key: methods.start_of(method, task, told, key))(
         jax.random.split(jax.random.fold_in(key, 1), settings.num_repeats)
     )
-    predict = predictor(task.student_of(method), dataset.test_x)
-    each = jax.jit(lambda params: jax.lax.map(predict, params))
+    predict = partial(log_probs_of_each, task.student_of(method), x=jnp.asarray(dataset.test_x))
     final = run.fit(
         f"students[{condition.name}]",
         key,
@@ -164,24 +161,12 @@ def distil(run: Run, task: Task, told: Batch, condition: Condition) -> Students:
         update,
         jax.vmap(update.init)(starts),
         num_steps,
-        evaluate_fn=lambda state: tables.curve(each(state.params["student"]), dataset.test_y),
+        evaluate_fn=lambda state: tables.curve(predict(state.params["student"]), dataset.test_y),
         num_points=NUM_POINTS,
         num_replicas=settings.num_repeats,
     )
     params = final.student.params["student"]
-    return Students(params, np.asarray(each(params)))
-
-
-def predictor(model: nn.Module, x: np.ndarray) -> Callable[[PyTree], Array]:
-    """Log-probabilities `[M, C]` of sentences, by parameters."""
-    x = jnp.asarray(x)
-
-    def predict(params: PyTree) -> Array:
-        return jax.lax.map(
-            lambda one: jax.nn.log_softmax(model.apply(params, one)), x, batch_size=BLOCK
-        )
-
-    return jax.jit(predict)
+    return Students(params, np.asarray(predict(params)))
 
 
 def cost_rows(task: Task, teacher: Teacher, found: dict[Condition, Students]) -> list[Row]:

@@ -132,13 +132,17 @@ def keep_steps(
     """The state after `thin` steps a key, and all positions and infos at their ends."""
 
     def keep(state: PyTree, key: Key) -> tuple[PyTree, tuple[PyTree, PyTree]]:
-        if thin > 1:
-            keys = fold_in_range(key, thin)
-            key = keys[-1]
-            state, _ = jax.lax.scan(
-                lambda state, key: (sampler.step(key, state)[0], None), state, keys[:-1]
-            )
-        state, info = sampler.step(key, state)
+        if thin == 1:
+            state, info = sampler.step(key, state)
+            return state, (position_of(state), info)
+        # One step in the program, not two: a network's gradient takes seconds to compile.
+        _, shapes = jax.eval_shape(sampler.step, key, state)
+        none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (state, info), _ = jax.lax.scan(
+            lambda carried, key: (sampler.step(key, carried[0]), None),
+            (state, none),
+            fold_in_range(key, thin),
+        )
         return state, (position_of(state), info)
 
     return jax.lax.scan(keep, state, keys)

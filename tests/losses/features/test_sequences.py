@@ -133,11 +133,12 @@ def test_half_precision_has_sums_of_single():
     mask = jnp.ones(300, bool)
     states = jnp.full((300, 4), 60, jnp.float16)
     zeros = jnp.zeros_like(states)
-    assert float(hidden_square_error(5 * states, zeros, mask)) == 300**2
-    assert float(position_gram_square_error(states, zeros, mask)) == 3600.0**2
-    assert float(flow_square_error((states, states), (zeros, zeros), mask)) == 3600.0**2
+    assert float(hidden_square_error(5 * states, zeros, mask)) == pytest.approx(300**2)
+    assert float(position_gram_square_error(states, zeros, mask)) == pytest.approx(3600.0**2)
+    flow = flow_square_error((states, states), (zeros, zeros), mask)
+    assert float(flow) == pytest.approx(3600.0**2)
     scores = states[None, :, :1] * jnp.ones((1, 1, 300), jnp.float16)
-    assert float(attention_square_error(5 * scores, 0 * scores, mask)) == 300**2
+    assert float(attention_square_error(5 * scores, 0 * scores, mask)) == pytest.approx(300**2)
 
 
 @pytest.mark.parametrize("count", [1, 3])
