@@ -1,5 +1,6 @@
 """Convolutions that are fast on every platform, alone and with their pooling."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -12,6 +13,9 @@ from kd.batching import with_batched
 from kd.types import Array
 
 METHODS = ("auto", "patches", "native")
+# Numbers of patches at once, 4 MiB: more leave a CPU's cache, and memory is slower than products.
+MOST_PATCHES = 2**20
+FEW_OUTPUTS = 32  # Whose products cost less than to keep their patches for the gradient.
 
 
 class ConvolveAndPool(nn.Module):
@@ -147,14 +151,62 @@ def _batch(
     activation_fn: Callable[[Array], Array],
 ) -> Array:
     """Of `[H, W, channels, B]`, within as `[channels, H, W, B]`."""
-    found = _channels_first(images, kernel) + bias[:, None, None, None]
-    pooled = jax.vmap(lambda x: _pool(x, pool_size))(activation_fn(found))
-    return jnp.moveaxis(pooled, 0, 2)
+
+    def all_at_once(images: Array, kernel: Array, bias: Array) -> Array:
+        found = _channels_first(images, kernel) + bias[:, None, None, None]
+        pooled = jax.vmap(lambda x: _pool(x, pool_size))(activation_fn(found))
+        return jnp.moveaxis(pooled, 0, 2)
+
+    return _in_cache(all_at_once, images, kernel, bias)
 
 
 def _batched_patches(images: Array, kernel: Array, *, stride: int) -> Array:
     """Of `[H, W, channels, B]`."""
-    return jnp.moveaxis(_channels_first(images, kernel, stride), 0, 2)
+
+    def all_at_once(images: Array, kernel: Array) -> Array:
+        return jnp.moveaxis(_channels_first(images, kernel, stride), 0, 2)
+
+    return _in_cache(all_at_once, images, kernel, stride=stride)
+
+
+def _in_cache(
+    fn: Callable[..., Array], images: Array, kernel: Array, *others: Array, stride: int = 1
+) -> Array:
+    """`fn` of images `[H, W, channels, B]`, a group after another if their patches are many.
+
+    Where derivatives are taken, all at once: the gradient needs the patches again. Unless they are
+    quicker made anew than kept.
+    """
+    rows, columns = (-(-(images.shape[i] - kernel.shape[i] + 1) // stride) for i in range(2))
+    each = rows * columns * math.prod(kernel.shape[:3])
+    total = each * images.shape[-1]
+    if total <= 2 * MOST_PATCHES:
+        return fn(images, kernel, *others)
+    size = max(1, MOST_PATCHES // each)
+
+    @jax.custom_jvp
+    def run(images: Array, *others: Array) -> Array:
+        return _by_groups(fn, size, images, *others)
+
+    @run.defjvp
+    def differentiate(primals: tuple[Array, ...], tangents: tuple[Array, ...]):
+        is_cheap = total > 4 * MOST_PATCHES and kernel.shape[-1] <= FEW_OUTPUTS
+        of_all = partial(_by_groups, jax.checkpoint(fn), size) if is_cheap else fn
+        return jax.jvp(of_all, primals, tangents)
+
+    return run(images, kernel, *others)
+
+
+def _by_groups(fn: Callable[..., Array], size: int, images: Array, *others: Array) -> Array:
+    """`fn` of `size` images `[..., B]` at a time, the rest last."""
+    count = images.shape[-1] // size
+    first, rest = jnp.split(images, [count * size], axis=-1)
+    groups = jnp.moveaxis(first.reshape(*images.shape[:-1], count, size), -2, 0)
+    found = jax.lax.map(lambda group: fn(group, *others), groups)
+    found = jnp.moveaxis(found, 0, -2).reshape(*found.shape[1:-1], count * size)
+    if rest.shape[-1] == 0:
+        return found
+    return jnp.concatenate([found, fn(rest, *others)], axis=-1)
 
 
 def _channels_first(images: Array, kernel: Array, stride: int = 1) -> Array:

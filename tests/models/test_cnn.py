@@ -2,13 +2,14 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
 
-from kd.models import CNN, predictive_and_entropy
+from kd.models import CNN, convolution, predictive_and_entropy
 from kd.models.convolution import convolve, convolve_and_pool
 
 
@@ -97,6 +98,43 @@ def test_every_way_to_convolve_agrees_with_its_gradients(size):
         )
     with pytest.raises(ValueError, match="method must be one of auto, patches, native"):
         value("fft", kernel, bias, images[0], cotangents[0])
+
+
+@pytest.mark.parametrize("few_outputs", [0, 32])
+@pytest.mark.parametrize("num_images", [1, 7, 9, 15])
+def test_images_group_by_group_are_all_images_at_once(num_images, few_outputs, monkeypatch, x64):
+    """Answers, gradients and Hessian-vector products; nine are three whole groups."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(num_images, 8, 8, 2)))
+    kernel, bias = jnp.asarray(rng.normal(size=(3, 3, 2, 4))), jnp.asarray(rng.normal(size=4))
+
+    def pooled(images, kernel):
+        layer = partial(convolve_and_pool, pool_size=2, activation_fn=jax.nn.softplus)
+        return jax.vmap(lambda x: layer(x, kernel, bias, method="patches"))(images)
+
+    def alone(images, kernel):
+        layer = partial(convolve, stride=2, padding=1, method="patches")
+        return jax.vmap(lambda x: layer(x, kernel))(images)
+
+    def everything(fn):
+        def loss(images, kernel):
+            return jnp.sum(jnp.sin(fn(images, kernel)))
+
+        slopes = jax.grad(loss, argnums=(0, 1))
+        # Of the program, where the groups are: within `jit`, as everywhere they matter.
+        return jax.jit(lambda *given: (fn(*given), slopes(*given), jax.jvp(slopes, given, given)))
+
+    expected = [everything(fn)(images, kernel) for fn in (pooled, alone)]
+    # Of the first 36 places have 18 numbers each, of the second 16: groups of three and of six.
+    monkeypatch.setattr(convolution, "MOST_PATCHES", 3 * 36 * 18)
+    monkeypatch.setattr(convolution, "FEW_OUTPUTS", few_outputs)
+    for fn, all_at_once in zip((pooled, alone), expected, strict=True):
+        found = everything(fn)(images, kernel)
+        chex.assert_trees_all_close(found, all_at_once, rtol=1e-12, atol=1e-12)
+    loops = str(jax.make_jaxpr(pooled)(images, kernel)).count("scan[")
+    assert loops == (num_images > 6)
+    slopes = jax.make_jaxpr(jax.grad(lambda kernel: jnp.sum(pooled(images, kernel))))(kernel)
+    assert ("scan[" in str(slopes)) == (num_images == 15 and few_outputs == 32)
 
 
 def test_initial_scales():
