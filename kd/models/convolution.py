@@ -180,7 +180,8 @@ def _in_cache(
     rows, columns = (-(-(images.shape[i] - kernel.shape[i] + 1) // stride) for i in range(2))
     each = rows * columns * math.prod(kernel.shape[:3])
     total = each * images.shape[-1]
-    if total <= 2 * MOST_PATCHES:
+    # A program that is exported for any number of images knows no number of groups.
+    if not isinstance(total, int) or total <= 2 * MOST_PATCHES:
         return fn(images, kernel, *others)
     size = max(1, MOST_PATCHES // each)
 

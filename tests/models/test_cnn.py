@@ -218,3 +218,19 @@ def test_a_convolution_refuses_counts_that_are_none():
         convolve(image, kernel, padding=-1)
     with pytest.raises(ValueError, match="method"):
         convolve(image, kernel, method="fast")
+
+
+def test_a_network_of_convolutions_is_exported_for_any_number_of_images(monkeypatch):
+    monkeypatch.setattr(convolution, "MOST_PATCHES", 100)
+    model = CNN((2,), (3,), 2, kernel_size=3)
+    image = jnp.ones((8, 8, 1))
+    params = model.init(jax.random.key(0), image)
+    scope = jax.export.SymbolicScope()
+    shape = jax.export.symbolic_shape("b, 8, 8, 1", scope=scope)
+    exported = jax.export.export(jax.jit(jax.vmap(lambda x: model.apply(params, x))))(
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+    for count in (1, 5):
+        images = jax.random.normal(jax.random.key(count), (count, 8, 8, 1))
+        expected = jnp.stack([model.apply(params, one) for one in images])
+        np.testing.assert_allclose(exported.call(images), expected, rtol=1e-5, atol=1e-6)
