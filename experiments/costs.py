@@ -20,9 +20,13 @@ def compile_batch(fn: Callable[[PyTree, Array], Array], params: PyTree, x: Array
     return jax.jit(jax.vmap(fn, in_axes=(None, 0))).lower(params, x).compile()
 
 
-def flops(compiled: Any, batch_size: int) -> float:
-    """Floating-point operations an input, as XLA counts them; NaN where it does not."""
-    return (compiled.cost_analysis() or {}).get("flops", float("nan")) / batch_size
+def flops(fn: Callable[[PyTree, Array], Array], params: PyTree, x: Array) -> float:
+    """Floating-point operations of `fn` of one input, as XLA counts them; NaN where it does not.
+
+    Of a program for one input: it counts the body of a loop once, and many inputs may go in groups.
+    """
+    compiled = compile_batch(fn, params, x[None])
+    return (compiled.cost_analysis() or {}).get("flops", float("nan"))
 
 
 def milliseconds(thunks: Sequence[Callable[[], Any]], *, rounds: int) -> list[float]:

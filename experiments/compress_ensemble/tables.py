@@ -195,7 +195,8 @@ def _costs(who: str, model: Trained, dataset: Dataset) -> list[Row]:
         x = jnp.asarray(np.resize(dataset.test_x, (batch_size, *dataset.test_x.shape[1:])))
         compiled = costs.compile_batch(model.log_prob_fn, model.params, x)
         if batch_size == 1:
-            found.append(Row(f"{who}.flops", costs.flops(compiled, 1), None, 1, "per example"))
+            flops = costs.flops(model.log_prob_fn, model.params, x[0])
+            found.append(Row(f"{who}.flops", flops, None, 1, "per example"))
         (median,) = costs.milliseconds(
             [functools.partial(compiled, model.params, x)], rounds=NUM_TIMINGS
         )

@@ -62,10 +62,10 @@ def cost_rows(found: dict[Chain, dict[str, Learned]], x: np.ndarray) -> list[Row
         {
             "units": float(sum(map(len, models.group_norms(one.params).values()))),
             "parameters": float(costs.num_parameters(one.params)),
-            "flops": costs.flops(call, TIMED_INPUTS),
+            "flops": costs.flops(one.model.apply, one.params, x[0]),
             "latency": latency,
         }
-        for one, call, latency in zip(every, compiled, latencies, strict=True)
+        for one, latency in zip(every, latencies, strict=True)
     )
     return _over_repeats(
         [(chain, {name: next(figures) for name in learned}) for chain, learned in found.items()]

@@ -1,9 +1,11 @@
 """What a prediction costs."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from experiments import costs
+from kd import models
 
 
 def test_times_are_medians_of_calls_in_turn(monkeypatch):
@@ -26,7 +28,20 @@ def test_times_are_medians_of_calls_in_turn(monkeypatch):
 
 
 def test_arithmetic_is_of_one_input():
-    params, x = jnp.ones((6, 5)), jnp.ones((10, 5))
-    compiled = costs.compile_batch(lambda w, x: w @ x, params, x)
-    assert costs.flops(compiled, 10) == pytest.approx(2 * 6 * 5, rel=0.1)
+    params = jnp.ones((6, 5))
+    assert costs.flops(lambda w, x: w @ x, params, jnp.ones(5)) == pytest.approx(60, rel=0.1)
     assert costs.num_parameters({"w": params, "b": jnp.ones(6)}) == 36
+
+
+def test_arithmetic_of_convolutions_grows_with_channels_squared():
+    """Whatever number of images is asked at once: many go in groups, in a loop."""
+    image, found = jnp.ones((28, 28, 1)), []
+    for multiplier in (1, 4):
+        channels = (10 * multiplier, 20 * multiplier)
+        model = models.CNN(channels, (80,), 10, kernel_size=4)
+        params = model.init(jax.random.key(0), image)
+        found.append(costs.flops(model.apply, params, image))
+    products = [
+        2 * (25**2 * 16 * 10 * m + 9**2 * 160 * m * 20 * m + 16 * 20 * m * 80 + 800) for m in (1, 4)
+    ]
+    assert found == pytest.approx(products, rel=0.1)
