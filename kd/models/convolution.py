@@ -62,10 +62,11 @@ def convolve_and_pool(
       bias: `[outputs]`. Gradients flow through.
       pool_size: side of the squares, pixels; the rest of the image is dropped.
       activation_fn: elementwise.
-      method: "patches" is one matrix product with all patches, and a `vmap` over images has the
-        images along the last axis, where all that is done by pixel is contiguous; "native" is
-        XLA's convolution; "auto" is the first on a CPU, where XLA's gradients take several times as
-        long within a loop, and the second elsewhere.
+      method: "patches" is a matrix product with all patches, and a `vmap` over images has the
+        images along the last axis, where all that is done by pixel is contiguous, and goes through
+        many of them in groups whose patches stay in the cache; "native" is XLA's convolution;
+        "auto" is the first on a CPU, where XLA's gradients take several times as long within a
+        loop, and the second elsewhere.
 
     Returns:
       `[(H - h + 1) // pool_size, (W - w + 1) // pool_size, outputs]`.
