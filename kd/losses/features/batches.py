@@ -13,7 +13,7 @@ def pair(student: Array, teacher: Array, *, centre: bool = False) -> tuple[Array
 
     Args:
       student: `[N, ...]`; gradients flow through.
-      teacher: `[N, ...]`; none flow through: this is the one place that sees to it.
+      teacher: `[N, ...]`; none flow through.
       centre: whether each feature is less its mean over the batch.
 
     Raises:
