@@ -19,9 +19,7 @@ def outputs_of(model: nn.Module, params: PyTree, x: Array) -> Array:
 @partial(jax.jit, static_argnums=0)
 def log_probs_of(model: nn.Module, params: PyTree, x: Array) -> Array:
     """Log-probabilities by its logits, `[N, C]`, nats."""
-    return jax.lax.map(
-        lambda one: jax.nn.log_softmax(model.apply(params, one)), x, batch_size=BLOCK
-    )
+    return jax.nn.log_softmax(outputs_of(model, params, x))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -135,7 +135,7 @@ def keep_steps(
         if thin == 1:
             state, info = sampler.step(key, state)
             return state, (position_of(state), info)
-        # One step in the program, not two: a network's gradient takes seconds to compile.
+        # The step is once in the program, and is compiled once.
         _, shapes = jax.eval_shape(sampler.step, key, state)
         none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         (state, info), _ = jax.lax.scan(

@@ -34,7 +34,7 @@ def test_arithmetic_is_of_one_input():
 
 
 def test_arithmetic_of_convolutions_grows_with_channels_squared():
-    """Whatever number of images is asked at once: many go in groups, in a loop."""
+    """As products have it: of many images, in groups, a loop would be counted once."""
     image, found = jnp.ones((28, 28, 1)), []
     for multiplier in (1, 4):
         channels = (10 * multiplier, 20 * multiplier)
