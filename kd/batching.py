@@ -102,7 +102,7 @@ def cond_any(needed: Array, refill_fn: Callable[[PyTree], PyTree], state: PyTree
 
 
 def with_batched(
-    fn: Callable[..., Array], batched_fn: Callable[..., Array]
+    fn: Callable[..., Array], batched_fn: Callable[..., Array], *, axis: int = -1
 ) -> Callable[..., Array]:
     """A function that `vmap` over its first argument alone replaces by another.
 
@@ -113,7 +113,8 @@ def with_batched(
 
     Args:
       fn: arrays to one array.
-      batched_fn: the same of a batch along the *last* axis of its first argument and of its result.
+      batched_fn: the same of a batch along an axis of its first argument and of its result.
+      axis: which, 0 or -1: the last by default, where what is done by entry is contiguous.
 
     Returns:
       A function of the same arguments.
@@ -123,31 +124,33 @@ def with_batched(
       >>> jax.make_jaxpr(jax.vmap(double))(jnp.ones(3)).eqns[0].primitive.name
       'add'
     """
-    return lambda *args: _batched_p.bind(*args, fn=fn, batched_fn=batched_fn)
+    checks.check_choice("axis", axis, (0, -1))
+    return lambda *args: _batched_p.bind(*args, fn=fn, batched_fn=batched_fn, axis=axis)
 
 
-def _apply(*args: Array, fn: Callable[..., Array], batched_fn: Callable[..., Array]) -> Array:
-    del batched_fn
+def _apply(*args: Array, fn: Callable[..., Array], **_: Any) -> Array:
     return fn(*args)
 
 
-def _shape_of(*args: Any, fn: Callable[..., Array], batched_fn: Callable[..., Array]) -> Any:
+def _shape_of(*args: Any, **given: Any) -> Any:
     shapes = [jax.ShapeDtypeStruct(arg.shape, arg.dtype) for arg in args]
-    found = jax.eval_shape(partial(_apply, fn=fn, batched_fn=batched_fn), *shapes)
+    found = jax.eval_shape(partial(_apply, **given), *shapes)
     return jax.core.ShapedArray(found.shape, found.dtype)
 
 
-def _differentiate(primals: Any, tangents: Any, **fns: Any) -> tuple[Array, Array]:
+def _differentiate(primals: Any, tangents: Any, **given: Any) -> tuple[Array, Array]:
     tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
-    return jax.jvp(partial(_apply, **fns), tuple(primals), tuple(tangents))
+    return jax.jvp(partial(_apply, **given), tuple(primals), tuple(tangents))
 
 
-def _batch(args: Any, dims: Any, **fns: Any) -> tuple[Array, int]:
+def _batch(
+    args: Any, dims: Any, *, batched_fn: Callable[..., Array], axis: int, **given: Any
+) -> tuple[Array, int]:
     first, *others = (dim is not None for dim in dims)
     if first and not any(others):
-        found = fns["batched_fn"](jnp.moveaxis(args[0], dims[0], -1), *args[1:])
-        return found, jnp.ndim(found) - 1
-    return jax.vmap(partial(_apply, **fns), tuple(dims))(*args), 0
+        found = batched_fn(jnp.moveaxis(args[0], dims[0], axis), *args[1:])
+        return found, axis % jnp.ndim(found)
+    return jax.vmap(partial(_apply, **given), tuple(dims))(*args), 0
 
 
 _batched_p = Primitive("with_batched")

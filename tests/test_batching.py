@@ -222,3 +222,10 @@ def test_a_function_with_a_form_for_batches(name, wrap):
     found = wrap(lambda: transform(fn))()
     np.testing.assert_allclose(found, transform(PLAIN), rtol=1e-5, atol=1e-6)
     assert ("many" in calls) == is_batched
+
+
+def test_a_form_for_batches_along_the_first_axis():
+    fn = with_batched(lambda x, w: w * x, lambda x, w: w[None] * x, axis=0)
+    np.testing.assert_array_equal(jax.vmap(lambda x: fn(x, W), 1, 1)(X.T), (W * X).T)
+    with pytest.raises(ValueError, match="axis must be one of 0, -1"):
+        with_batched(fn, fn, axis=1)

@@ -1,8 +1,10 @@
 """What losses of features cost: the Gaussian processes' divergence, and a step with each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,12 @@ REPEATS = 5  # Of it, a timed call.
 BATCH, NUM_STEPS = 128, 10
 STUDENT = models.MLP((512, 128), 10)
 TEACHER = models.CNN((32, 64), (128,), 10, kernel_size=3)
+NARROW = models.CNN((16, 32), (64,), 10, kernel_size=3)
 LAYER = "hidden_0"  # Of images a regressor has more weights than the student, and costs as much.
+LENGTH, NUM_WORDS = 32, 3000
+TRANSFORMER = models.Transformer(NUM_WORDS, 64, num_layers=2, num_heads=4, num_outputs=2)
+TINY = models.Transformer(NUM_WORDS, 32, num_layers=1, num_heads=4, num_outputs=2)
+RECURRENT = models.LSTM(NUM_WORDS, 32, num_layers=1, num_outputs=2)
 
 
 def divergence() -> list[Ratio]:
@@ -57,79 +64,232 @@ def divergence() -> list[Ratio]:
 
 
 def steps() -> list[Ratio]:
-    """A step with each loss of features over a plain one and the teacher's forward pass."""
+    """A step with each loss of a batch's features over a plain one and the teacher's forward pass.
+
+    The student's first hidden layer beside the teacher's, convolution beside convolution where
+    positions or all layers are matched.
+    """
     rng = np.random.default_rng(0)
     batch = {
         "x": jnp.asarray(rng.uniform(size=(BATCH, 28, 28, 1)), jnp.float32),
         "y": jnp.asarray(rng.integers(10, size=BATCH)),
     }
-    teacher = TEACHER.init(jax.random.key(0), batch["x"][0])
-    teacher_fn = models.features_of(TEACHER, [LAYER])
-    told = lambda x: jax.vmap(lambda one: teacher_fn(teacher, one)[LAYER])(x)  # noqa: E731
-    start = {"student": STUDENT.init(jax.random.key(1), batch["x"][0])}
-    features_fn = models.features_of(STUDENT, ["hidden_0", "output"])
+    dense, maps = Pair(TEACHER, STUDENT, batch), Pair(TEACHER, NARROW, batch)
+    return _ratios(dense, _dense_losses()) + _ratios(maps, _map_losses(), ", convolutions")
 
-    def label_loss(found: dict[str, Array], y: Array) -> Array:
-        log_probs = jax.nn.log_softmax(found["output"])
-        return jnp.mean(jax.vmap(losses.cross_entropy)(log_probs, jax.nn.one_hot(y, 10)))
+
+def sequences() -> list[Ratio]:
+    """The same of sequences: a Transformer's layers into a smaller one's, and into an LSTM's."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(LENGTH // 2, LENGTH + 1, BATCH)
+    tokens = rng.integers(1, NUM_WORDS, (BATCH, LENGTH))
+    x = jnp.asarray(np.where(np.arange(LENGTH) < lengths[:, None], tokens, 0))
+    batch = {"x": x, "y": jnp.asarray(rng.integers(2, size=BATCH))}
+    tiny, lstm = Pair(TRANSFORMER, TINY, batch), Pair(TRANSFORMER, RECURRENT, batch)
+    return _ratios(tiny, _tiny_losses(), ", Transformers") + _ratios(
+        lstm, _recurrent_losses(), ", an LSTM"
+    )
+
+
+class Pair(NamedTuple):
+    """A teacher and a student, whose layers have the same names.
+
+    Attributes:
+      teacher, student: networks.
+      batch: inputs `"x"` and labels `"y"`.
+    """
+
+    teacher: nn.Module
+    student: nn.Module
+    batch: Batch
+
+
+LossFn = Callable[[PyTree, dict[str, Array], dict[str, Array], Batch], Array]
+
+
+class Loss(NamedTuple):
+    """A loss of features as a benchmark has it.
+
+    Attributes:
+      loss_fn: of a batch: of all parameters, the student's features by layer, the teacher's, and
+        the batch.
+      layers: which it reads.
+      is_regressed: whether the student's are first made the teacher's shape.
+    """
+
+    loss_fn: LossFn
+    layers: tuple[str, ...] = (LAYER,)
+    is_regressed: bool = False
+
+
+def _ratios(pair: Pair, losses_by_name: dict[str, Loss], where: str = "") -> list[Ratio]:
+    x = pair.batch["x"]
+    teacher = pair.teacher.init(jax.random.key(0), x[0])
+    start = {"student": pair.student.init(jax.random.key(1), x[0])}
 
     def plain(params: PyTree, batch: Batch) -> Array:
-        return label_loss(_features(features_fn, params, batch), batch["y"])
+        found = _features(pair.student, params["student"], batch["x"], layers=["output"])
+        return _label_loss(found["output"], batch["y"])
 
-    def with_loss(loss_fn: Callable[[PyTree, Array, Array], Array], params: PyTree, batch: Batch):
-        found = _features(features_fn, params, batch)
-        return label_loss(found, batch["y"]) + loss_fn(params, found["hidden_0"], told(batch["x"]))
+    alone = _loop(plain, start, pair.batch)
+    rows = []
+    for name, loss in losses_by_name.items():
+        told = partial(_features, pair.teacher, teacher, layers=loss.layers)
+        asked = _asked(told, x)
+        extra = _regressors(pair, start["student"], told) if loss.is_regressed else {}
 
-    alone = _loop(plain, start, batch)
-    asked = _asked(told, batch["x"])
+        def with_loss(params: PyTree, batch: Batch, loss: Loss = loss, told=told) -> Array:
+            layers = [*loss.layers, "output"]
+            found = _features(pair.student, params["student"], batch["x"], layers=layers)
+            own = {layer: found[layer] for layer in loss.layers}
+            answers = told(batch["x"])
+            if loss.is_regressed:
+                own = {
+                    layer: _regressed(params["regressors"][layer], own[layer], answers[layer])
+                    for layer in own
+                }
+            return _label_loss(found["output"], batch["y"]) + loss.loss_fn(
+                params, own, answers, batch
+            )
 
-    def baseline() -> list[PyTree]:
-        return [alone(), asked()]
+        def baseline(asked: Callable = asked) -> list[PyTree]:
+            return [alone(), asked()]
 
-    found = []
-    for name, (loss_fn, extra) in _losses(start, batch, features_fn, told).items():
-        loop = _loop(partial(with_loss, loss_fn), start | extra, batch)
-        title = f"a step with {name} / a plain one and the teacher's forward"
+        loop = _loop(with_loss, start | extra, pair.batch)
+        title = f"a step with {name}{where} / a plain one and the teacher's"
         units = (NUM_STEPS, NUM_STEPS)
-        found.append(ratio(title, loop, baseline, bar=1.25, units=units))
-    return found
+        rows.append(ratio(title, loop, baseline, bar=1.25, units=units))
+    return rows
 
 
-def _losses(
-    start: PyTree, batch: Batch, features_fn: models.FeaturesFn, told: Callable[[Array], Array]
-) -> dict[str, tuple[Callable[[PyTree, Array, Array], Array], PyTree]]:
-    """Losses of a batch of `(params, student's features, teacher's)`, and their own parameters."""
-    own = _features(features_fn, start, batch)["hidden_0"]
-    shape = told(batch["x"]).shape[1:]
-    regressor = models.Regressor(shape)
-    regressed = {"regressor": regressor.init(jax.random.key(2), own[0])}
-    regress = lambda params, s: jax.vmap(  # noqa: E731
-        lambda one: regressor.apply(params["regressor"], one)
-    )(s)
-    guessed = regressed | {"variance": features.init_variance(shape[-1])}
+def _dense_losses() -> dict[str, Loss]:
+    """Of one layer."""
+
+    def one(loss_fn: Callable[..., Array], **given: Any) -> Loss:
+        return Loss(lambda params, own, told, batch: loss_fn(own[LAYER], told[LAYER], **given))
+
+    def labelled(loss_fn: Callable[..., Array]) -> Loss:
+        return Loss(lambda params, own, told, batch: loss_fn(own[LAYER], batch["y"]))
+
+    rbf = {"kernel_fn": features.rbf_kernel()}
+    kl, flow = features.gaussian_process_kl, features.information_flow
     return {
-        "the KL": (lambda params, s, t: features.gaussian_process_kl(s, t) / BATCH, {}),
-        "knowledge transfer": (
-            lambda params, s, t: features.probabilistic_knowledge_transfer(s, t),
-            {},
+        "the KL": one(kl),
+        "the KL, RBF kernels": one(kl, **rbf),
+        "the Wasserstein distance": one(features.gaussian_process_wasserstein),
+        "the same, RBF kernels": one(features.gaussian_process_wasserstein, **rbf),
+        "the Bhattacharyya distance": one(features.gaussian_process_bhattacharyya),
+        "the Hellinger distance": one(features.gaussian_process_hellinger),
+        "the densities' distance": one(features.gaussian_process_square_distance),
+        "the kernels' distance": one(features.gram_square_error),
+        "knowledge transfer": one(features.probabilistic_knowledge_transfer),
+        "the same, both kernels, Jeffreys'": Loss(
+            lambda params, own, told, batch: flow(own, told, {LAYER: 1.0})
         ),
-        "a hint": (
-            lambda params, s, t: jnp.mean(jax.vmap(features.hint)(regress(params, s), t)),
-            regressed,
-        ),
-        "variational information": (
-            lambda params, s, t: jnp.mean(
-                jax.vmap(features.variational_information, in_axes=(0, 0, None))(
-                    regress(params, s), t, params["variance"]
-                )
-            ),
-            guessed,
-        ),
+        "the same, from labels": labelled(features.supervised_knowledge_transfer),
+        "distances": one(features.distance_absolute_error),
+        "contrastive supervision": labelled(features.contrastive),
+        "a hint": Loss(_hints, is_regressed=True),
+        "variational information": Loss(_guesses, is_regressed=True),
     }
 
 
-def _features(features_fn: models.FeaturesFn, params: PyTree, batch: Batch) -> dict[str, Array]:
-    return jax.vmap(lambda x: features_fn(params["student"], x))(batch["x"])
+def _map_losses() -> dict[str, Loss]:
+    """Of convolutions."""
+    maps = ("Conv_0", "Conv_1")
+    everything = (*maps, LAYER)
+
+    def attention(params: PyTree, own: dict, told: dict, batch: Batch) -> Array:
+        each = jax.vmap(features.attention_transfer)
+        return sum(jnp.mean(each(own[layer], told[layer])) for layer in maps)
+
+    def flow(params: PyTree, own: dict, told: dict, batch: Batch) -> Array:
+        return features.information_flow(own, told, dict.fromkeys(everything, 1.0))
+
+    return {
+        "attention maps": Loss(attention, maps),
+        "information flow": Loss(flow, everything),
+        "a hint of a convolution": Loss(_hints, maps[-1:], True),
+        "variational information of one": Loss(_guesses, maps[-1:], True),
+    }
+
+
+def _tiny_losses() -> dict[str, Loss]:
+    """TinyBERT's."""
+    states = ("embedding", "hidden_0")
+    return {
+        "attention scores": Loss(_masked(features.attention_square_error), ("attention_0",)),
+        "projected states": Loss(_masked(features.hidden_square_error), states, True),
+    }
+
+
+def _recurrent_losses() -> dict[str, Loss]:
+    """Of two architectures."""
+    states = ("embedding", "hidden_0")
+
+    def flow(params: PyTree, own: dict, told: dict, batch: Batch) -> Array:
+        pairs = [tuple(one[layer] for layer in states) for one in (own, told)]
+        masks = jax.vmap(models.token_mask)(batch["x"])
+        return jnp.mean(jax.vmap(features.flow_square_error)(*pairs, masks))
+
+    return {
+        "projected states": Loss(_masked(features.hidden_square_error), states, True),
+        "Gram matrices of positions": Loss(_masked(features.position_gram_square_error), states),
+        "flow between layers": Loss(flow, states, True),
+    }
+
+
+def _masked(loss_fn: Callable[[Array, Array, Array], Array]) -> LossFn:
+    def batched(params: PyTree, own: dict, told: dict, batch: Batch) -> Array:
+        masks = jax.vmap(models.token_mask)(batch["x"])
+        return sum(jnp.mean(jax.vmap(loss_fn)(own[layer], told[layer], masks)) for layer in own)
+
+    return batched
+
+
+def _hints(params: PyTree, own: dict, told: dict, batch: Batch) -> Array:
+    return sum(jnp.mean(jax.vmap(features.hint)(own[layer], told[layer])) for layer in own)
+
+
+def _guesses(params: PyTree, own: dict, told: dict, batch: Batch) -> Array:
+    guess = jax.vmap(features.variational_information, in_axes=(0, 0, None))
+    return sum(
+        jnp.mean(guess(own[layer], told[layer], params["variances"][layer])) for layer in own
+    )
+
+
+def _regressors(pair: Pair, student: PyTree, told: Callable[[Array], dict[str, Array]]) -> PyTree:
+    """Of every layer told, and variances."""
+    x = pair.batch["x"]
+    answers = told(x)
+    own = _features(pair.student, student, x, layers=list(answers))
+    keys = jax.random.split(jax.random.key(2), len(answers))
+    return {
+        "regressors": {
+            layer: models.Regressor(value.shape[1:]).init(key, own[layer][0])
+            for key, (layer, value) in zip(keys, answers.items(), strict=True)
+        },
+        "variances": {
+            layer: features.init_variance(value.shape[-1]) for layer, value in answers.items()
+        },
+    }
+
+
+def _regressed(params: PyTree, own: Array, told: Array) -> Array:
+    regressor = models.Regressor(told.shape[1:])
+    return jax.vmap(lambda one: regressor.apply(params, one))(own)
+
+
+def _features(
+    model: nn.Module, params: PyTree, x: Array, *, layers: Sequence[str]
+) -> dict[str, Array]:
+    features_fn = models.features_of(model, list(layers))
+    return jax.vmap(lambda one: features_fn(params, one))(x)
+
+
+def _label_loss(logits: Array, y: Array) -> Array:
+    one_hot = jax.nn.one_hot(y, logits.shape[-1])
+    return jnp.mean(jax.vmap(losses.cross_entropy)(jax.nn.log_softmax(logits), one_hot))
 
 
 def _loop(
@@ -141,7 +301,7 @@ def _loop(
     def step(_: int, carry: tuple[PyTree, optax.OptState]) -> tuple[PyTree, optax.OptState]:
         params, state = carry
         # Of inputs that depend on the step, so that nothing is taken out of the loop.
-        moved = {**batch, "x": batch["x"] + 1e-9 * jax.tree.leaves(params)[0].ravel()[0]}
+        moved = {**batch, "x": _moved(batch["x"], jax.tree.leaves(params)[0].ravel()[0])}
         moves, state = optimizer.update(jax.grad(objective)(params, moved), state, params)
         return optax.apply_updates(params, moves), state
 
@@ -150,11 +310,19 @@ def _loop(
     return partial(run, carry)
 
 
-def _asked(told: Callable[[Array], Array], x: Array) -> Callable[[], Array]:
+def _asked(told: Callable[[Array], dict[str, Array]], x: Array) -> Callable[[], Array]:
     """`NUM_STEPS` of the teacher's forward pass."""
-    body = lambda _, x: x + 1e-9 * jnp.sum(told(x))  # noqa: E731
+
+    def body(_: int, x: Array) -> Array:
+        return _moved(x, sum(map(jnp.sum, told(x).values())))
+
     run = jax.jit(lambda x: jax.lax.fori_loop(0, NUM_STEPS, body, x))
     return partial(run, x)
 
 
-BENCHMARKS = {"divergence": divergence, "features": steps}
+def _moved(x: Array, by: Array) -> Array:
+    """Inputs that depend on a number, and are what they were: tokens are integers."""
+    return x + (1e-9 * by).astype(x.dtype)
+
+
+BENCHMARKS = {"divergence": divergence, "features": steps, "sequences": sequences}

@@ -1,9 +1,14 @@
 """Losses: pure functions of one example, to be minimised, in nats where they are in nats.
 
 None reduces over a batch and none jits: the caller adds `vmap`, `mean`, `jit`.
-Gradients flow through every floating argument unless its docstring says otherwise;
-a teacher's values that came out of a `Stream` are data, and carry none. Losses of layers, of a
-whole batch where the mathematics is, are in `kd.losses.features`.
+Losses of layers, of a whole batch where the mathematics is, are in `kd.losses.features`.
+
+**Gradients and teachers.** Nothing flows into a teacher that is data: what comes out of a
+`Stream` carries no gradient, and the teacher's argument of every loss of `kd.losses.features` stops
+it. The losses of this package itself are functions of two networks alike, since two may learn from
+each other: gradients flow through every floating argument unless its docstring says otherwise. Who
+asks a teacher within an objective, rather than in a stream, differentiates by the student's
+parameters alone, as `jax.grad` does by default, or stops the gradient there.
 """
 
 from kd.losses.binary import binary_cross_entropy, binary_derivative_square_error

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
+from kd.models.features import sow_features
 from kd.types import Array
 
 
@@ -55,6 +56,7 @@ class SigmoidBag(nn.Module):
         scale = (x.size + 1) ** -0.5
         w = self.param("w", nn.initializers.normal(scale), (self.num_members, x.size))
         logits = jnp.einsum("sd,d->s", w, jnp.asarray(x, w.dtype))
+        sow_features(self, "members", lambda: jax.nn.sigmoid(logits))
         # The two means' common factor cancels.
         return jax.nn.logsumexp(-jax.nn.softplus(-logits)) - jax.nn.logsumexp(
             -jax.nn.softplus(logits)
@@ -103,4 +105,5 @@ class SoftmaxBag(nn.Module):
         shape = (self.num_members, self.num_classes, x.size)
         w = self.param("w", nn.initializers.normal(scale), shape)
         log_probs = jax.nn.log_softmax(jnp.einsum("scd,d->sc", w, jnp.asarray(x, w.dtype)))
+        sow_features(self, "members", lambda: jnp.exp(log_probs))
         return jax.nn.logsumexp(log_probs, axis=0) - math.log(self.num_members)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd import checks
+from kd.models.features import sow_features
 from kd.types import Array, Key, PyTree
 
 COVARIANCES = ("full", "diagonal", "spherical")
@@ -88,7 +89,9 @@ class GaussianMixture(nn.Module):
             self.param("lower", zeros, (count, size * (size - 1) // 2)) if is_full else None,
         )
         checks.check_last_axis("x", x, size)
-        return _log_prob(components, jnp.asarray(x, components.logits.dtype))
+        terms = _log_terms(components, jnp.asarray(x, components.logits.dtype))
+        sow_features(self, "components", lambda: jax.nn.softmax(terms))
+        return jax.nn.logsumexp(terms, axis=-1)
 
     @nn.nowrap
     def log_prob(self, params: PyTree, x: Array) -> Array:
@@ -208,7 +211,8 @@ class GaussianMixture(nn.Module):
         return Components(**leaves) if "lower" in leaves else Components(**leaves, lower=None)
 
 
-def _log_prob(components: Components, x: Array) -> Array:
+def _log_terms(components: Components, x: Array) -> Array:
+    """Logarithms of each component's share of the density, `[..., K]`."""
     size = components.locations.shape[1]
     offsets = x.reshape(-1, 1, size) - components.locations[None]
     whitened = _whiten(components, offsets)
@@ -218,7 +222,7 @@ def _log_prob(components: Components, x: Array) -> Array:
     constants = jax.nn.log_softmax(components.logits) - volumes
     squares = jnp.sum(jnp.square(whitened), axis=-1)
     terms = constants[None] - 0.5 * squares - 0.5 * size * math.log(2 * math.pi)
-    return jax.nn.logsumexp(terms, axis=1).reshape(x.shape[:-1])
+    return terms.reshape(*x.shape[:-1], -1)
 
 
 def _whiten(components: Components, offsets: Array) -> Array:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kd.models.dense import flat_dot_general
 from kd.types import Array
 
 
@@ -55,14 +56,17 @@ class Regressor(nn.Module):
                 f"{wanted}: a single number is [1]."
             )
         for size in self.hidden_sizes:
-            features = nn.relu(nn.Dense(size, use_bias=self.use_bias)(features))
+            features = nn.relu(self._dense(size)(features))
         if features.shape[:-1] == wanted[:-1]:
-            return nn.Dense(wanted[-1], use_bias=self.use_bias)(features)
+            return self._dense(wanted[-1])(features)
         if len(wanted) == features.ndim == 3 and min(_more(features, wanted)) >= 0:
             sides = [more + 1 for more in _more(features, wanted)]
             return nn.Conv(wanted[-1], sides, padding="VALID", use_bias=self.use_bias)(features)
-        flat = nn.Dense(math.prod(wanted), use_bias=self.use_bias)(jnp.reshape(features, -1))
+        flat = self._dense(math.prod(wanted))(jnp.reshape(features, -1))
         return jnp.reshape(flat, wanted)
+
+    def _dense(self, size: int) -> nn.Module:
+        return nn.Dense(size, use_bias=self.use_bias, dot_general=flat_dot_general)
 
 
 def _more(features: Array, wanted: tuple[int, ...]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd import checks
+from kd.models.dense import flat_dot_general
 from kd.models.features import sow_features
 from kd.types import Array
 
@@ -118,8 +119,8 @@ class Transformer(nn.Module):
         h = drop(h)
         for index in range(self.num_layers):
             h = h + drop(self._attention(nn.LayerNorm()(h), mask, index))
-            wide = nn.gelu(nn.Dense(self.expansion * self.size)(nn.LayerNorm()(h)))
-            h = h + drop(nn.Dense(self.size)(wide))
+            wide = nn.gelu(_dense(self.expansion * self.size)(nn.LayerNorm()(h)))
+            h = h + drop(_dense(self.size)(wide))
             sow_features(self, f"hidden_{index}", lambda h=h: h)
         return nn.Dense(self.num_outputs)(_mean(nn.LayerNorm()(h), mask))
 
@@ -133,7 +134,11 @@ class Transformer(nn.Module):
             return nn.dot_product_attention(query, key, value, **given)
 
         layer = nn.MultiHeadDotProductAttention(
-            self.num_heads, attention_fn=attention_fn, name=f"Attention_{index}"
+            self.num_heads,
+            attention_fn=attention_fn,
+            qkv_dot_general=flat_dot_general,
+            out_dot_general=flat_dot_general,
+            name=f"Attention_{index}",
         )
         pairs = jnp.broadcast_to(mask[None, None, :], (1, len(mask), len(mask)))
         return layer(h, mask=pairs)
@@ -198,6 +203,9 @@ class LSTM(nn.Module):
             h = drop(jnp.concatenate(directions, axis=-1))
             sow_features(self, f"hidden_{index}", lambda h=h: h)
         return nn.Dense(self.num_outputs)(_mean(h, mask))
+
+
+_dense = functools.partial(nn.Dense, dot_general=flat_dot_general)
 
 
 def _embedded(module: Transformer | LSTM, x: Array) -> tuple[Array, Array]:

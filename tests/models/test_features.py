@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from kd import models
 from kd.models import features_of, layers_of
@@ -75,6 +76,34 @@ def test_hidden_units_of_binary_models():
     np.testing.assert_allclose(
         features_of(nade)(params, x)["hidden"], jax.nn.sigmoid(logits), rtol=1e-6
     )
+
+
+def test_members_of_bags_average_to_the_answer():
+    x = jnp.array([1.0, 0.5, -2.0])
+    bag = models.SigmoidBag(4)
+    params = made(bag, x)
+    found = features_of(bag)(params, x)
+    members = jax.nn.sigmoid(params["params"]["w"] @ x)
+    np.testing.assert_allclose(found["members"], members, rtol=1e-6)
+    np.testing.assert_allclose(jax.nn.sigmoid(found["output"]), jnp.mean(members), rtol=1e-5)
+    bag = models.SoftmaxBag(4, 3)
+    params = made(bag, x)
+    found = features_of(bag)(params, x)
+    members = jax.nn.softmax(params["params"]["w"] @ x)
+    assert members.shape == (4, 3)
+    np.testing.assert_allclose(found["members"], members, rtol=1e-5)
+    np.testing.assert_allclose(jnp.exp(found["output"]), jnp.mean(members, axis=0), rtol=1e-5)
+
+
+def test_components_of_a_mixture_given_the_input():
+    mixture = models.GaussianMixture(2, 1)
+    params = mixture.from_moments(
+        jnp.array([0.25, 0.75]), jnp.array([[0.0], [3.0]]), jnp.ones((2, 1, 1))
+    )
+    found = features_of(mixture)(params, jnp.array([1.0]))
+    densities = np.array([0.25, 0.75]) * stats.norm(loc=[0.0, 3.0]).pdf(1.0)
+    np.testing.assert_allclose(found["components"], densities / densities.sum(), rtol=1e-5)
+    np.testing.assert_allclose(found["output"], np.log(densities.sum()), rtol=1e-5)
 
 
 class Twice(nn.Module):

@@ -1,9 +1,9 @@
 """Losses that match what a teacher's layers say, rather than its answers.
 
-Student and teacher are features of the same inputs. No gradient flows into a teacher. Losses of a
-batch, where the mathematics is of a batch, take arrays `[N, ...]` and say so; the others
-are of one example, as all of `kd.losses`. Of features in half precision, which would overflow in
-sums of squares, all are computed in single.
+Student and teacher are features of the same inputs. No gradient flows into a teacher: the rule is
+in `kd.losses`. Losses of a batch, where the mathematics is of a batch, take arrays `[N, ...]` and
+say so; the others are of one example, as all of `kd.losses`. Of features in half precision, which
+would overflow in sums of squares, all are computed in single.
 """
 
 from kd.losses.features.distances import (

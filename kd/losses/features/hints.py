@@ -22,7 +22,7 @@ def hint(student: Array, teacher: Array) -> Array:
       A scalar, summed over features.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, or values that are known are not finite.
       TypeError: if one is not floating.
 
     Example:
@@ -53,8 +53,8 @@ def attention_transfer(student: Array, teacher: Array, *, power: float = 2.0) ->
       A scalar, in [0, 2]: no entry of a map is negative.
 
     Raises:
-      ValueError: if the shapes differ in more than channels, or have no position; for a power
-        less than 1.
+      ValueError: if the shapes differ in more than channels, or have no position; if values that
+        are known are not finite; for a power less than 1.
       TypeError: if one is not floating.
 
     Example:
@@ -73,6 +73,7 @@ def attention_transfer(student: Array, teacher: Array, *, power: float = 2.0) ->
         raise ValueError(
             f"maps must be [..., C] of the same positions, got shapes {shapes[0]} and {shapes[1]}."
         )
+    _check_finite(student, teacher)
     if not isinstance(power, jax.core.Tracer):
         checks.check_positive("power", power)
         if not power >= 1:
@@ -93,7 +94,7 @@ def _normalised(features: Array, power: float) -> Array:
 
 
 def _check_alike(student: Array, teacher: Array) -> None:
-    """Raises for shapes that differ, saying what to do, and for integers."""
+    """Raises for shapes that differ, saying what to do, for integers and what is not finite."""
     checks.check_floating("the student's features", student)
     checks.check_floating("the teacher's features", teacher)
     if jnp.shape(student) != jnp.shape(teacher):
@@ -101,3 +102,9 @@ def _check_alike(student: Array, teacher: Array) -> None:
             f"the student's features must have the teacher's shape {jnp.shape(teacher)}, got "
             f"{jnp.shape(student)}: put a regressor between, as kd.models.Regressor."
         )
+    _check_finite(student, teacher)
+
+
+def _check_finite(student: Array, teacher: Array) -> None:
+    checks.check_finite("the student's features", student)
+    checks.check_finite("the teacher's features", teacher)

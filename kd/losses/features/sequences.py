@@ -28,7 +28,7 @@ def attention_square_error(student: Array, teacher: Array, mask: Array) -> Array
       A scalar; 0 where no token is.
 
     Raises:
-      ValueError: if the shapes do not fit.
+      ValueError: if the shapes do not fit, or values there that are known are not finite.
       TypeError: if features are not floating.
 
     Example:
@@ -63,7 +63,7 @@ def hidden_square_error(student: Array, teacher: Array, mask: Array) -> Array:
       A scalar; 0 where no token is.
 
     Raises:
-      ValueError: if the shapes do not fit.
+      ValueError: if the shapes do not fit, or values there that are known are not finite.
       TypeError: if features are not floating.
 
     Example:
@@ -95,7 +95,7 @@ def position_gram_square_error(student: Array, teacher: Array, mask: Array) -> A
       A scalar; 0 where no token is.
 
     Raises:
-      ValueError: if the lengths differ.
+      ValueError: if the lengths differ, or values there that are known are not finite.
       TypeError: if features are not floating.
 
     Example:
@@ -115,8 +115,8 @@ def position_gram_square_error(student: Array, teacher: Array, mask: Array) -> A
     checks.check_shape("the teacher's states", teacher, (size, jnp.shape(teacher)[1]))
     here = _present(mask, size)
     grams = []
-    for states in (student, jax.lax.stop_gradient(teacher)):
-        states = jnp.where(here[:, None], at_least_single(states), 0.0)
+    for name, states in (("student", student), ("teacher", jax.lax.stop_gradient(teacher))):
+        states = _there(name, states, here[:, None])
         grams.append(product(states, states.T) / states.shape[1])
     pairs = here[:, None] & here[None, :]
     return jnp.sum(jnp.square(grams[0] - grams[1])) / _count(pairs)
@@ -139,7 +139,7 @@ def flow_square_error(
       A scalar; 0 where no token is.
 
     Raises:
-      ValueError: if the shapes do not fit.
+      ValueError: if the shapes do not fit, or values there that are known are not finite.
       TypeError: if features are not floating.
 
     Example:
@@ -159,16 +159,24 @@ def flow_square_error(
     checks.check_shape("the second layer's states", student[1], (size, jnp.shape(student[1])[1]))
     here = _present(mask, size)[:, None]
     flows = []
-    for pair in (student, jax.lax.stop_gradient(teacher)):
-        first, second = (jnp.where(here, at_least_single(states), 0.0) for states in pair)
+    for name, pair in (("student", student), ("teacher", jax.lax.stop_gradient(teacher))):
+        first, second = (_there(name, states, here) for states in pair)
         flows.append(product(first.T, second) / _count(here))
     return jnp.mean(jnp.square(flows[0] - flows[1]))
 
 
 def _off(student: Array, teacher: Array, here: Array) -> Array:
-    """The difference where there are tokens: elsewhere anything may stand, NaN too."""
-    student, teacher = at_least_single(student), jax.lax.stop_gradient(at_least_single(teacher))
-    return jnp.where(here, student, 0.0) - jnp.where(here, teacher, 0.0)
+    """The difference where there are tokens."""
+    return _there("student", student, here) - jax.lax.stop_gradient(
+        _there("teacher", teacher, here)
+    )
+
+
+def _there(name: str, features: Array, here: Array) -> Array:
+    """Features where there are tokens, finite; elsewhere, where anything may stand, 0."""
+    found = jnp.where(here, at_least_single(features), 0.0)
+    checks.check_finite(f"the {name}'s features where there are tokens", found)
+    return found
 
 
 def _present(mask: Array, size: int) -> Array:

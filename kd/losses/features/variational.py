@@ -37,7 +37,8 @@ def variational_information(
       A scalar, summed over channels and positions.
 
     Raises:
-      ValueError: if the shapes do not fit, or the floor is not positive.
+      ValueError: if the shapes do not fit, values that are known are not finite, or the floor is
+        not positive.
       TypeError: if one is not floating.
 
     Example:
@@ -61,6 +62,8 @@ def variational_information(
             "a regressor between, as kd.models.Regressor."
         )
     checks.check_shape("raw_variance", raw_variance, jnp.shape(teacher)[-1:])
+    for name, value in (("mean", mean), ("teacher", teacher), ("raw_variance", raw_variance)):
+        checks.check_finite(name, value)
     mean, teacher, raw_variance = map(at_least_single, (mean, teacher, raw_variance))
     variance = jax.nn.softplus(raw_variance) + floor
     off = jnp.square(jax.lax.stop_gradient(teacher) - mean).reshape(-1, mean.shape[-1])

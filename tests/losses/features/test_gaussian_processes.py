@@ -265,6 +265,28 @@ def test_without_means_no_gram_matrix_is_made():
     assert "[50,50]" in str(jax.make_jaxpr(with_means)(one))
 
 
+SIDES = [(64, 1024, 1024), (64, 16, 1024), (64, 1024, 16)]
+
+
+@pytest.mark.parametrize("shape", [*SIDES, (1024, 32, 32), (1024, 32, 16), (1024, 16, 32)], ids=str)
+def test_memory_and_arithmetic_are_linear_in_the_larger_side(shape):
+    """Of value and gradient, compiled: four times the larger side, or both widths of it."""
+
+    def costs(size, student, teacher):
+        pair = jnp.zeros((size, student)), jnp.zeros((size, teacher))
+        program = jax.jit(jax.value_and_grad(gaussian_process_kl)).lower(*pair).compile()
+        numbers = program.memory_analysis().temp_size_in_bytes / 4
+        return numbers, program.cost_analysis()["flops"]
+
+    larger = max(shape)
+    few, more = costs(*shape), costs(*(4 * x if x == larger else x for x in shape))
+    assert all(other <= 4 * one for one, other in zip(few, more, strict=True))
+    # Numbers at once, beside arguments and gradient: n d of each, and squares of the smaller side.
+    size, widths = shape[0], shape[1] + shape[2]
+    for numbers, factor in ((few[0], 1), (more[0], 4)):
+        assert numbers <= 2.5 * factor * size * widths + 4 * min(shape) ** 2
+
+
 LAYERS = {
     "rectified": lambda x: np.maximum(x, 0),
     "far from 0": lambda x: x + 30,

@@ -108,6 +108,24 @@ def test_raises():
         init_variance(0)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("who", [0, 1])
+def test_features_that_are_not_finite(who, value):
+    pair = [jnp.ones((3, 2)), jnp.ones((3, 2))]
+    pair[who] = pair[who].at[1, 0].set(value)
+    name = ("student", "teacher")[who]
+    for loss in (hint, attention_transfer):
+        with pytest.raises(ValueError, match=f"the {name}'s features must be finite"):
+            loss(*pair)
+        assert not np.isfinite(jax.jit(loss)(*pair))  # Nothing raises there.
+    guess = lambda mean, teacher: variational_information(mean, teacher, jnp.zeros(2))
+    with pytest.raises(ValueError, match=f"{('mean', 'teacher')[who]} must be finite"):
+        guess(*pair)
+    assert not np.isfinite(jax.jit(guess)(*pair))
+    with pytest.raises(ValueError, match="raw_variance must be finite"):
+        variational_information(jnp.ones((3, 2)), jnp.ones((3, 2)), jnp.array([0.0, value]))
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_has_sums_of_single(dtype):
     """Of 300 features of 60 no square of theirs, and no sum of their squares, is finite."""

@@ -122,6 +122,18 @@ def test_raises(name):
         loss(student, longer, MASK)
 
 
+@cases
+@pytest.mark.parametrize("who", [0, 1])
+def test_tokens_that_are_not_finite(name, who):
+    loss, _, *pair = CASES[name]
+    pair = [as_arrays(one, jnp.float32) for one in pair]
+    pair[who] = jax.tree.map(lambda x: x.at[..., 1, 0].set(jnp.nan), pair[who])
+    message = f"the {('student', 'teacher')[who]}'s features where there are tokens must be finite"
+    with pytest.raises(ValueError, match=message):
+        loss(*pair, MASK)
+    assert np.isnan(jax.jit(loss)(*pair, MASK))
+
+
 def test_other_widths_want_a_projection():
     with pytest.raises(ValueError, match="put a projection between"):
         hidden_square_error(jnp.ones((4, 3)), jnp.ones((4, 5)), MASK)
