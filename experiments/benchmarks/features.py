@@ -115,11 +115,13 @@ class Loss(NamedTuple):
         the batch.
       layers: which it reads.
       is_regressed: whether the student's are first made the teacher's shape.
+      is_taught: whether there is a teacher: labels' losses have none.
     """
 
     loss_fn: LossFn
     layers: tuple[str, ...] = (LAYER,)
     is_regressed: bool = False
+    is_taught: bool = True
 
 
 def _ratios(pair: Pair, losses_by_name: dict[str, Loss], where: str = "") -> list[Ratio]:
@@ -142,7 +144,7 @@ def _ratios(pair: Pair, losses_by_name: dict[str, Loss], where: str = "") -> lis
             layers = [*loss.layers, "output"]
             found = _features(pair.student, params["student"], batch["x"], layers=layers)
             own = {layer: found[layer] for layer in loss.layers}
-            answers = told(batch["x"])
+            answers = told(batch["x"]) if loss.is_taught else {}
             if loss.is_regressed:
                 own = {
                     layer: _regressed(params["regressors"][layer], own[layer], answers[layer])
@@ -152,11 +154,12 @@ def _ratios(pair: Pair, losses_by_name: dict[str, Loss], where: str = "") -> lis
                 params, own, answers, batch
             )
 
-        def baseline(asked: Callable = asked) -> list[PyTree]:
-            return [alone(), asked()]
+        def baseline(loss: Loss = loss, asked: Callable = asked) -> list[PyTree]:
+            return [alone(), asked()] if loss.is_taught else [alone()]
 
         loop = _loop(with_loss, start | extra, pair.batch)
-        title = f"a step with {name}{where} / a plain one and the teacher's"
+        beside = " and the teacher's" if loss.is_taught else ""
+        title = f"a step with {name}{where} / a plain one{beside}"
         units = (NUM_STEPS, NUM_STEPS)
         rows.append(ratio(title, loop, baseline, bar=1.25, units=units))
     return rows
@@ -169,7 +172,9 @@ def _dense_losses() -> dict[str, Loss]:
         return Loss(lambda params, own, told, batch: loss_fn(own[LAYER], told[LAYER], **given))
 
     def labelled(loss_fn: Callable[..., Array]) -> Loss:
-        return Loss(lambda params, own, told, batch: loss_fn(own[LAYER], batch["y"]))
+        return Loss(
+            lambda params, own, told, batch: loss_fn(own[LAYER], batch["y"]), is_taught=False
+        )
 
     rbf = {"kernel_fn": features.rbf_kernel()}
     kl, flow = features.gaussian_process_kl, features.information_flow

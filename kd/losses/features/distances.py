@@ -4,10 +4,10 @@ All of this is of a batch, as one input alone has no distances.
 """
 
 import jax.numpy as jnp
-from jax.lax import Precision
 
 from kd import checks
 from kd.losses.features.batches import at_least_single, check_labels, pair, single
+from kd.losses.features.kernels import gram
 from kd.types import Array
 
 
@@ -32,7 +32,7 @@ def pairwise_distances(features: Array) -> Array:
     features = features - jnp.mean(features, axis=0, keepdims=True)
     sizes = jnp.sum(features**2, axis=1)
     sums = sizes[:, None] + sizes[None, :]
-    squares = sums - 2 * jnp.matmul(features, features.T, precision=Precision.HIGHEST)
+    squares = sums - 2 * gram(features)
     # Of what is rounding alone a root has any slope.
     is_same = squares <= 16 * jnp.finfo(features.dtype).eps * sums
     return jnp.where(is_same, 0.0, jnp.sqrt(jnp.where(is_same, 1.0, squares)))

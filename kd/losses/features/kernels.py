@@ -32,7 +32,7 @@ def linear_kernel(features: Array) -> Array:
       are meant.
     """
     features = _rows(features)
-    return product(features, features.T) / features.shape[1]
+    return gram(features) / features.shape[1]
 
 
 def rbf_kernel(length_scale: float = 1.0) -> Callable[[Array], Array]:
@@ -64,7 +64,7 @@ def rbf_kernel(length_scale: float = 1.0) -> Callable[[Array], Array]:
         features = _rows(features)
         # Distances do not change, and there is less to cancel.
         features = features - jnp.mean(features, axis=0, keepdims=True)
-        products = product(features, features.T)
+        products = gram(features)
         squares = jnp.diagonal(products)
         distances = squares[:, None] + squares[None, :] - 2 * products
         # Not their maximum with 0, which halves what equal inputs' curvature is.
@@ -83,3 +83,15 @@ def _rows(features: Array) -> Array:
 def product(left: Array, right: Array) -> Array:
     """In full single precision everywhere: GPUs' shorter formats make kernels indefinite."""
     return jnp.matmul(left, right, precision=HIGHEST)
+
+
+@jax.custom_jvp
+def gram(features: Array) -> Array:
+    """Inner products of rows, `[N, D]` to `[N, N]`, whose gradient is one product, not two."""
+    return product(features, features.T)
+
+
+@gram.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    half = product(tangents[0], primals[0].T)
+    return gram(primals[0]), half + half.T

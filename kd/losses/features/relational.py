@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from kd import checks
 from kd.losses.features.batches import at_least_single, check_labels, pair, single
 from kd.losses.features.distances import pairwise_distances
+from kd.losses.features.kernels import gram
 from kd.types import Array
 
 FLOOR = 1e-7  # Of a similarity: cosine kernels reach 0, where logarithms do not.
 DIVERGENCES = ("kl", "jeffreys")
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def cosine_similarity(features: Array) -> Array:
@@ -46,7 +46,7 @@ def cosine_similarity(features: Array) -> Array:
     features = features / jnp.where(is_dead, 1.0, sizes)
     squares = jnp.sum(features**2, axis=1, keepdims=True)
     units = jnp.where(is_dead, 0.0, features * jax.lax.rsqrt(jnp.where(is_dead, 1.0, squares)))
-    return 0.5 * (jnp.matmul(units, units.T, precision=HIGHEST) + 1)
+    return 0.5 * (gram(units) + 1)
 
 
 def student_t_similarity(features: Array) -> Array:

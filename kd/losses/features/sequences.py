@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from kd import checks
 from kd.losses.features.batches import at_least_single
-from kd.losses.features.kernels import product
+from kd.losses.features.kernels import gram, product
 from kd.types import Array
 
 
@@ -117,7 +117,7 @@ def position_gram_square_error(student: Array, teacher: Array, mask: Array) -> A
     grams = []
     for name, states in (("student", student), ("teacher", jax.lax.stop_gradient(teacher))):
         states = _there(name, states, here[:, None])
-        grams.append(product(states, states.T) / states.shape[1])
+        grams.append(gram(states) / states.shape[1])
     pairs = here[:, None] & here[None, :]
     return jnp.sum(jnp.square(grams[0] - grams[1])) / _count(pairs)
 
