@@ -7,7 +7,7 @@ from kd.types import Array
 
 # On a CPU LAPACK's factors are of blocks no larger than this: of larger ones its own threads would
 # wait for more, and keep those of XLA from the cores for milliseconds.
-BLOCK = 16
+BLOCK = 32
 MOST_BLOCKS = 64  # Along the diagonal: each is compiled.
 
 

@@ -43,7 +43,9 @@ def single(name: str, features: Array) -> Array:
     if shape[0] < 2:
         raise ValueError("a batch of one input has no relations between inputs: give two or more.")
     checks.check_finite(f"the {name}'s features", features)
-    return jnp.reshape(at_least_single(features), (shape[0], -1))
+    rows = jnp.reshape(at_least_single(features), (shape[0], -1))
+    # In memory as rows, once: of a network whose batch comes last XLA transposes at every use.
+    return jax.lax.optimization_barrier(rows)
 
 
 def at_least_single(features: Array) -> Array:
