@@ -3,6 +3,7 @@
 import logging
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,7 +11,7 @@ from experiments.feature_priors.settings import METHODS, SAMPLED, Condition, Set
 from experiments.feature_priors.tasks import Task, task_of
 from experiments.flags import Options, UserError
 from experiments.images import check_pixels
-from kd import data, streams
+from kd import data, models, streams
 from kd.data import Dataset
 from kd.types import Batch, Stream
 
@@ -52,7 +53,22 @@ def load(settings: Settings, options: Options) -> Task:
             )
     task = task_of(settings, dataset, source)
     check_sizes(settings, task)
+    check_layers(task)
     return task
+
+
+def check_layers(task: Task) -> None:
+    """Refuses layers that a teacher does not have, listing those it has."""
+    for link in task.links:
+        model, dataset, _ = task.lessons[link.teacher]
+        x = jnp.asarray(dataset.test_x[0])
+        params = jax.eval_shape(model.init, jax.random.key(0), x)
+        names = models.layers_of(model, params, x)
+        if link.layer not in names:
+            raise UserError(
+                f"teacher {link.teacher!r} has no layer {link.layer!r}; it has "
+                f"{', '.join(sorted(names))}."
+            )
 
 
 def check_sizes(settings: Settings, task: Task) -> None:
@@ -120,6 +136,11 @@ def check(settings: Settings) -> None:
             f"{', '.join(METHODS[settings.experiment])}."
         )
     matched = 2 if settings.experiment == "cifar" else 1
+    if settings.expert_layer and len(settings.expert_layer) != 2:
+        raise UserError(
+            f"--expert_layer must name two layers, one of each expert; got "
+            f"{len(settings.expert_layer)}."
+        )
     if len(settings.hidden) < matched:
         raise UserError(f"--student_hidden needs {matched} layers to match, or more.")
     if len(settings.channels) < matched:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,21 @@ from kd.losses import features
 from kd.types import Array, Batch, PyTree, Stream
 
 LogPosterior = Callable[[PyTree, Batch], Array]
+UNDECIDED = 0.01, 0.99  # Between them probabilities can disagree.
+
+
+class Inferred(NamedTuple):
+    """Weights under a posterior, and what they say of the test inputs.
+
+    Attributes:
+      params: at its maxima, or a chain's last, each leaf `[R, ...]`.
+      log_probs: `[R, M, C]`, a chain's the logarithm of its mean probabilities.
+      r_hats: `[K]`, of probabilities that chains leave undecided; empty without two chains.
+    """
+
+    params: PyTree
+    log_probs: np.ndarray
+    r_hats: np.ndarray
 
 
 def is_sampled(condition: Condition) -> bool:
@@ -27,8 +43,8 @@ def is_sampled(condition: Condition) -> bool:
 
 def posterior(
     run: Run, task: Task, told: Batch, condition: Condition, evaluate_fn: Callable
-) -> tuple[PyTree, np.ndarray]:
-    """Weights at the posterior's maxima, or a chain's last, `[R, ...]`, and log-probabilities.
+) -> Inferred:
+    """Weights at the posterior's maxima, or of chains from there.
 
     Args:
       run: of the study.
@@ -45,14 +61,45 @@ def posterior(
     stream = streams.resample(examples, min(settings.batch_size, len(examples["y"])))
     params = maximise(run, task, condition, log_posterior_fn, stream, len(examples["y"]))
     if not is_sampled(condition):
-        return params, np.asarray(evaluate_fn(params))
-    ends, log_probs = [], []
+        return Inferred(params, np.asarray(evaluate_fn(params)), np.zeros(0))
+    ends, means, squares = [], [], []
     for index in range(settings.num_repeats):
         start = jax.tree.map(lambda leaf, i=index: leaf[i], params)
         end, found = sample(run, task, condition, log_posterior_fn, stream, start, index)
         ends.append(end)
-        log_probs.append(found)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *ends), np.stack(log_probs)
+        means.append(np.asarray(found["probs"], float))
+        squares.append(np.asarray(found["squares"], float))
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ends)
+    agreement = r_hats(np.stack(means), np.stack(squares), settings.num_samples)
+    return Inferred(params, np.log(np.stack(means)), agreement)
+
+
+def r_hats(means: np.ndarray, squares: np.ndarray, num_samples: int) -> np.ndarray:
+    r"""Gelman and Rubin's ratio of each probability that chains of one posterior leave undecided.
+
+    .. math:: \hat R = \sqrt{\frac{n - 1}{n} + \frac{1}{n} \frac{B}{W}}
+
+    with n samples a chain, n times the variance B of the chains' means, and the mean W of their own
+    variances.
+
+    Args:
+      means: `[R, ...]`, by chain.
+      squares: `[R, ...]`, means of squares.
+      num_samples: n.
+
+    Returns:
+      `[K]`, of the entries whose mean over chains is in (0.01, 0.99); none of one chain.
+    """
+    if len(means) < 2:
+        return np.zeros(0)
+    average = np.mean(means, axis=0)
+    chosen = (average > UNDECIDED[0]) & (average < UNDECIDED[1])
+    means, squares = means[:, chosen], squares[:, chosen]
+    own = np.maximum(squares - means**2, 0) * num_samples / (num_samples - 1)
+    within, between = np.mean(own, axis=0), num_samples * np.var(means, axis=0, ddof=1)
+    with np.errstate(divide="ignore"):
+        ratios = between / within
+    return np.sqrt((num_samples - 1 + ratios) / num_samples)
 
 
 def log_posterior_of(
@@ -116,15 +163,15 @@ def sample(
     examples: Stream,
     start: PyTree,
     index: int,
-) -> tuple[PyTree, np.ndarray]:
-    """One chain's last weights, and the logarithm of its mean probabilities, `[M, C]`."""
+) -> tuple[PyTree, dict[str, Array]]:
+    """One chain's last weights, and means of its probabilities and their squares, `[M, C]`."""
     settings, model = run.settings, task.student
     sampler = samplers.sgld(log_posterior_fn, examples, step_size=settings.step_size)
     stream = streams.chain(sampler, start, batch_size=1, thin=settings.thin, name="weights")
     stream = streams.map_batch(_as_chain, stream)
     update = training.monte_carlo(
         lambda params, x: jax.nn.log_softmax(model.apply(params, x)),
-        {"probs": inference.predictive},
+        {"probs": inference.predictive, "squares": lambda log_probs: jnp.exp(2 * log_probs)},
         jnp.asarray(task.dataset.test_x),
     )
     watched = lambda update: training.observe(  # noqa: E731
@@ -142,7 +189,7 @@ def sample(
             burn_in=settings.burn_in,
             burn_in_update=watched(training.discard()),
         )
-    return final.stream.sampler.position, np.log(np.asarray(final.student.means["probs"]))
+    return final.stream.sampler.position, final.student.means
 
 
 def _as_chain(batch: Batch) -> Batch:

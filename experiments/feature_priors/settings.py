@@ -105,6 +105,12 @@ class Settings:
         "the others are the task",
         needs=of_any("experiment", ("transfer",)),
     )
+    expert_layer: tuple[str, ...] = setting(
+        (),
+        (),
+        "the layer of each of the two experts that is matched; empty: the last convolution of both",
+        needs=of_any("experiment", ("experts",)),
+    )
     method: tuple[str, ...] = setting(
         (),
         (),

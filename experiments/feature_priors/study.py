@@ -46,11 +46,13 @@ class Students(NamedTuple):
       params: of the networks, each leaf `[R, ...]`.
       log_probs: `[R, M, C]`, of the test inputs.
       rate: of their optimiser.
+      r_hats: `[K]`, where they are chains of one posterior, which agree as far as these are near 1.
     """
 
     params: PyTree
     log_probs: np.ndarray
     rate: float
+    r_hats: np.ndarray
 
 
 def run(preset: str, settings: Settings, options: Options) -> None:
@@ -175,8 +177,8 @@ def distil(
 def infer(run: Run, task: Task, told: Batch, condition: Condition) -> Students:
     """Students that the posterior of all weights has, under the features' prior or without."""
     predict = partial(log_probs_of_each, task.student, x=jnp.asarray(task.dataset.test_x))
-    params, log_probs = sampling.posterior(run, task, told, condition, predict)
-    return Students(params, log_probs, run.settings.maximum_rate)
+    found = sampling.posterior(run, task, told, condition, predict)
+    return Students(found.params, found.log_probs, run.settings.maximum_rate, found.r_hats)
 
 
 def choose_rate(
@@ -243,7 +245,7 @@ def train(
         num_replicas=num_repeats,
     )
     params = final.student.params["student"]
-    return Students(params, np.asarray(predict(params)), rate)
+    return Students(params, np.asarray(predict(params)), rate, np.zeros(0))
 
 
 def export(run: Run, task: Task, condition: Condition, found: Students) -> None:

@@ -59,6 +59,7 @@ TITLES = {
     "chain": "sampled",
     "chain_prior": "sampled, prior",
 }
+R_HATS = {"r_hat_median": 0.5, "r_hat_95": 0.95}
 TEACHERS = {
     "fashion": {"teacher": "teacher"},
     "sampled": {"teacher": "teacher"},
@@ -109,6 +110,10 @@ def rows(settings: Settings, task: Task, teachers: dict, found: dict) -> list[Ro
         paper = _paper_of(settings, condition) if is_papers else {}
         made += _figures(condition.name, students.log_probs, labels, paper)
         made.append(Row(f"rate[{condition.name}]", students.rate, None, 1, ""))
+        if len(students.r_hats):
+            for name, share in R_HATS.items():
+                value = float(np.quantile(students.r_hats, share))
+                made.append(Row(f"{name}[{condition.name}]", value, None, 1, ""))
     return made
 
 
@@ -169,6 +174,7 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             lines = [_line(by_name, title, name, shown) for name, title in names.items()]
             report.print_table(title, [*header, "NLL", "ECE"], lines)
             _show_paper(by_name, names, shown)
+            _show_agreement(by_name, names)
     if any(f"diverged[{condition.name}]" in by_name for condition in settings.conditions()):
         print(f"{DIVERGED} The loss was no longer finite: a lower rate may do.")
     repeats = settings.num_repeats
@@ -189,6 +195,17 @@ def _line(by_name: report.RowsByName, title: str, name: str, shown: tuple[str, .
         report.pm(by_name[f"nll[{name}]"], 4),
         report.pm(ece, 4),
     ]
+
+
+def _show_agreement(by_name: report.RowsByName, names: dict[str, str]) -> None:
+    """How far chains of one posterior agree."""
+    for name, title in names.items():
+        if f"r_hat_median[{name}]" in by_name:
+            median, most = (by_name[f"{what}[{name}]"]["value"] for what in R_HATS)
+            print(
+                f"R-hat of test images' probabilities, chains {title}: median {median:.2f}, "
+                f"95 % below {most:.2f}"
+            )
 
 
 def _show_paper(by_name: report.RowsByName, names: dict[str, str], shown: tuple[str, ...]) -> None:

@@ -104,13 +104,15 @@ def _experts(settings: Settings, dataset: Dataset) -> Task:
     """Two teachers of half of the classes each, of other widths; a student of all."""
     half = dataset.num_classes // 2
     groups = [range(half), range(half, dataset.num_classes)]
+    last = f"Conv_{len(settings.channels) - 1}"
+    layers = settings.expert_layer or (last, last)
     lessons, links = {}, []
     for index, classes in enumerate(groups):
         part = of_classes(dataset, classes)
         channels = tuple(max(1, size * (2 + index) // 2) for size in settings.channels)
         model = _convolutional(settings, part).clone(channels=channels)
         lessons[str(index)] = Lesson(model, part, tuple(classes))
-        links.append(Link("hidden_0", str(index), f"Conv_{len(channels) - 1}"))
+        links.append(Link("hidden_0", str(index), layers[index]))
     student = _dense(settings, dataset)
     return Task(dataset, lessons, student, tuple(links), _dense_from(settings, 1))
 

@@ -93,6 +93,12 @@ def test_experts_have_half_of_the_classes_each_and_widths_of_their_own():
         assert all(link.units(units).shape == (1, 9) for link in task.links_of(method))
 
 
+def test_experts_may_have_layers_of_their_own():
+    _, task = task_of({"experiment": "experts", "expert_layer": "Conv_0,hidden_0"})
+    assert [link.told for link in task.links] == ["0/Conv_0", "1/hidden_0"]
+    assert {link.own for link in task.links} == {"hidden_0"}
+
+
 def test_transfer_is_to_classes_that_the_teacher_has_not_seen():
     _, task = task_of({"experiment": "transfer"})
     lesson = task.lessons["source"]
@@ -256,7 +262,7 @@ def test_a_rate_is_chosen_on_labelled_examples_kept_apart():
         right = np.log(
             np.where(np.eye(10)[own.test_y] > 0, {0.1: 0.5, 0.2: 0.9, 0.3: 0.7}[rate], 0.1)
         )
-        return study.Students(None, right[None], rate)
+        return study.Students(None, right[None], rate, np.zeros(0))
 
     told = {"x": jnp.asarray(whole.train_x)}
     condition = Condition("fair", "naive", 0.5)
@@ -461,6 +467,8 @@ def test_other_experiments(experiment, tmp_path):
     given = TINY | {"experiment": experiment, "label_share": "0.2", "num_repeats": 1}
     if experiment == "cifar":
         given |= {"method": "prior,fitnets"}
+    if experiment == "experts":
+        given |= {"expert_layer": "Conv_1,hidden_0"}
     with study_runs.unverified_exports():
         run = study_runs.succeed_here(tmp_path / "run", given, module=MODULE)
     names = {row["name"] for row in run.summary()["rows"]}
@@ -507,6 +515,12 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         ({"sgd_rate": 0.1}, "--sgd_rate does nothing without --protocol=sgd."),
         ({"jitter": 0.1, "method": "naive"}, "--jitter does nothing without --method=prior or"),
         ({"step_size": 0.1}, "--step_size does nothing without --method=chain or chain_prior."),
+        (
+            {"experiment": "experts", "expert_layer": "Conv_1,Conv_2"},
+            "teacher '1' has no layer 'Conv_2'; it has Conv_0, Conv_1, Dense_0, Dense_1, hidden_0",
+        ),
+        ({"experiment": "experts", "expert_layer": "Conv_1"}, "--expert_layer must name two"),
+        ({"expert_layer": "Conv_1,Conv_1"}, "--expert_layer does nothing without --experiment="),
         ({"experiment": "experts", "batch_size": 620}, "examples that teacher '0' has"),
         ({"dataset": "lsun"}, "unknown data set 'lsun'"),
         ({"temperature": 0}, "--temperature must be a number and > 0"),

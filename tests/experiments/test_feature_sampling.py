@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 import pytest
 import study_runs
+from numpyro import diagnostics
 
 from experiments.feature_priors import sampling, tasks
 from experiments.feature_priors.settings import Condition, Settings
@@ -82,6 +83,25 @@ def test_a_run_leaves_what_it_promises(finished):
     rows = {row["name"]: row for row in finished.summary()["rows"]}
     assert rows["nll[fair,chain_prior,0.1]"]["repeats"] == 2
     assert "The posterior of all weights, 10 % of the labels" in finished.stdout
+    assert "R-hat of test images' probabilities, chains sampled, prior: median" in finished.stdout
+    assert (
+        0.9
+        < rows["r_hat_median[fair,chain,0.1]"]["value"]
+        <= rows["r_hat_95[fair,chain,0.1]"]["value"]
+    )
+    assert "r_hat_median[fair,map,0.1]" not in rows
+
+
+def test_r_hats_are_numpyros_of_whole_chains():
+    """Of three chains of 50 draws, of which two entries are decided and count not."""
+    draws = np.random.default_rng(0).uniform(size=(3, 50, 4)) * [0.5, 0.9, 0.0, 0.1]
+    draws[..., 2] = 0.999
+    draws[1, :, 1] /= 2  # One chain is elsewhere.
+    found = sampling.r_hats(draws.mean(1), (draws**2).mean(1), 50)
+    expected = diagnostics.gelman_rubin(draws)[[0, 1, 3]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found[1] > 1.1 > 1.05 > found[0]
+    assert sampling.r_hats(draws[:1].mean(1), draws[:1].mean(1), 50).shape == (0,)
 
 
 def test_a_maximums_file_has_its_likelihood(finished):
