@@ -184,7 +184,7 @@ class Settings:
     )
     rate: tuple[float, ...] = setting(
         (3e-3,),
-        (3e-4, 1e-3, 3e-3),
+        (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
         "of the fair protocol's Adam, those tried",
         above=0,
         at_most=1e6,
