@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from kd.types import Array
 
 # On a CPU LAPACK's factors are of blocks no larger than this: of larger ones its own threads would
-# wait for more, and keep those of XLA from the cores for milliseconds. Of 32 an inverse by itself is
-# a little faster, and a step that has one half as slow again.
+# wait for more, and keep those of XLA from the cores for milliseconds. Of 32 an inverse alone is a
+# little faster, and a step that has one half as slow again.
 BLOCK = 16
 MOST_BLOCKS = 64  # Along the diagonal: each is compiled.
 

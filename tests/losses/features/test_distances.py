@@ -98,3 +98,8 @@ def test_refusals():
         contrastive(h, jnp.ones(3))
     with pytest.raises(ValueError, match="margin must be finite and positive"):
         contrastive(h, jnp.array([0, 1, 1]), margin=0.0)
+
+
+def test_no_slope_where_all_distances_are_equal():
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
+    assert not np.any(jax.grad(distance_absolute_error)(features, features))
