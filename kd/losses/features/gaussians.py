@@ -3,13 +3,13 @@
 Each has its derivative by the student's argument alone, in closed form: a teacher's is data.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from kd.losses.features.kernels import product
+from kd.polar import orthogonal_factor
 from kd.positive_definite import factor_and_inverse, inverse_and_log_det, log_diagonal
 from kd.types import Array
 
@@ -154,12 +154,16 @@ def procrustes(student: Array, teacher: Array) -> Array:
 
 def _procrustes_and_slope(student: Array, teacher: Array) -> tuple[Array, Array]:
     """The distance and its derivative by the student's features."""
-    small, back = _narrowed(student)
-    other, _ = _narrowed(teacher)
-    left, values, right = jnp.linalg.svd(product(small.T, other), full_matrices=False)
-    rotated = product(other, product(right.T, left.T))
-    squares = jnp.sum(small**2) + jnp.sum(other**2)
-    return jnp.maximum(squares - 2 * jnp.sum(values), 0.0), 2 * back(small - rotated)
+    other = _narrowed(teacher)
+    factor, basis = _rows(student)
+    cross = product(factor.T, other)
+    inner = None if basis is None else product(basis, basis.T)
+    turn = orthogonal_factor(cross, inner)
+    rotated = product(other, turn.T)
+    if basis is not None:
+        cross, rotated = product(inner, cross), product(rotated, basis)
+    squares = jnp.sum(student**2) + jnp.sum(other**2)
+    return jnp.maximum(squares - 2 * jnp.sum(turn * cross), 0.0), 2 * (student - rotated)
 
 
 @procrustes.defjvp
@@ -180,12 +184,13 @@ def _wasserstein_and_slope(student: Array, teacher: Array, noise: Array) -> tupl
     vectors, roots = _eigen_roots(student, noise)
     other_vectors, other_roots = _eigen_roots(teacher, noise)
     other = other_vectors * other_roots
-    left, values, right = jnp.linalg.svd(product((vectors * roots).T, other), full_matrices=False)
+    cross = product((vectors * roots).T, other)
+    turn = orthogonal_factor(cross)
     squares = jnp.sum(roots**2) + jnp.sum(other_roots**2)
     # The linear map that carries the one Gaussian to the other.
-    transport = product(product(other, product(right.T, left.T)) / roots, vectors.T)
+    transport = product(product(other, turn.T) / roots, vectors.T)
     slope = jnp.eye(len(student), dtype=student.dtype) - 0.5 * (transport + transport.T)
-    return jnp.maximum(squares - 2 * jnp.sum(values), 0.0), slope
+    return jnp.maximum(squares - 2 * jnp.sum(turn * cross), 0.0), slope
 
 
 @wasserstein.defjvp
@@ -203,9 +208,23 @@ def _eigen_roots(kernel: Array, noise: Array) -> tuple[Array, Array]:
     return vectors, jnp.sqrt(jnp.maximum(values, 0.0) + noise)[None, :]
 
 
-def _narrowed(features: Array) -> tuple[Array, Callable[[Array], Array]]:
-    """At most N features with the same kernel; and a derivative by them back to all."""
+def _rows(features: Array) -> tuple[Array, Array | None]:
+    """A factor `[N, N]` times a basis `[N, D]`, of features wider than N; else themselves and None.
+
+    The product is exact, and the basis orthonormal but for what lies at the rounding of squares,
+    where it vanishes: products of the basis with itself say how much.
+    """
     if features.shape[1] <= len(features):
-        return features, lambda slope: slope
-    basis, narrow = jnp.linalg.qr(features.T)
-    return narrow.T, lambda slope: product(slope, basis.T)
+        return features, None
+    products = product(features, features.T)
+    info = jnp.finfo(features.dtype)
+    shift = SHIFT * info.eps * jnp.trace(products) + info.tiny
+    factor, inverse = factor_and_inverse(jittered(products, shift))
+    return factor, product(inverse, features)
+
+
+def _narrowed(features: Array) -> Array:
+    """At most N features with the same kernel."""
+    if features.shape[1] <= len(features):
+        return features
+    return jnp.linalg.qr(features.T, mode="r").T
