@@ -28,6 +28,7 @@ class ResNet(nn.Module):
       num_groups: of each normalisation; with fewer channels, as many as those.
 
     Raises:
+      TypeError: when applied, if sizes or channels are no sequences of whole numbers.
       ValueError: when applied, if the input has no three axes, sizes do not fit each other, or
         channels are not divided by groups.
 
@@ -52,6 +53,8 @@ class ResNet(nn.Module):
     def __call__(self, x: Array) -> Array:
         checks.check_rank("x", x, 3)
         checks.check_count("num_groups", self.num_groups)
+        for name in ("stage_sizes", "stage_channels"):
+            checks.check_type(name, getattr(self, name), Sequence)
         if len(self.stage_sizes) != len(self.stage_channels) or not self.stage_sizes:
             raise ValueError(
                 f"stage_sizes and stage_channels must be as many, one or more, got "

@@ -90,3 +90,9 @@ def test_it_learns_and_knows_one_image_alone():
 def test_refusals(given, shape, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(models.ResNet(2, **given).init, jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("name", ["stage_sizes", "stage_channels"])
+def test_refuses_one_number_for_all_stages(name):
+    with pytest.raises(TypeError, match=f"{name} must be of type Sequence, got int"):
+        jax.eval_shape(models.ResNet(2, **{name: 2}).init, jax.random.key(0), jnp.zeros((4, 4, 1)))

@@ -73,7 +73,7 @@ def gaussian_process_kl(
     Raises:
       ValueError: for fewer than two inputs, or not as many of both; where values are known,
         features that are not finite, or a teacher's that are all the same; a jitter that is
-        not positive.
+        not positive, or a kernel of another shape.
       TypeError: for features that are not floating.
 
     Example:
@@ -96,9 +96,9 @@ def gaussian_process_kl(
         noise = _jitter(jitter, jnp.sum(teacher**2) / size)
         found = linear_kl(student, teacher, noise)
     else:
-        kernel = kernel_fn(teacher)
+        own, kernel = (_kernel(kernel_fn, one) for one in (student, teacher))
         noise = _jitter(jitter, jnp.trace(kernel) / size)
-        found = kl(jittered(kernel_fn(student), noise), jittered(kernel, noise))
+        found = kl(jittered(own, noise), jittered(kernel, noise))
     if means is None:
         return found
     for name, mean in zip(("student", "teacher"), means, strict=True):
@@ -150,9 +150,9 @@ def gaussian_process_wasserstein(
     student, teacher = pair(student, teacher, centre=centre)
     if kernel_fn is linear_kernel:
         return procrustes(_by_width(student), _by_width(teacher))
-    kernel = kernel_fn(teacher)
+    own, kernel = (_kernel(kernel_fn, one) for one in (student, teacher))
     noise = _jitter(ROOT_JITTER, jnp.trace(kernel) / len(teacher))
-    return wasserstein(kernel_fn(student), kernel, noise)
+    return wasserstein(own, kernel, noise)
 
 
 def gaussian_process_bhattacharyya(
@@ -306,7 +306,8 @@ def gram_square_error(
       transfer", (7), whose polynomial kernel is of channels where this is of inputs.
     """
     student, teacher = pair(student, teacher, centre=centre)
-    return jnp.mean(jnp.square(kernel_fn(student) - jax.lax.stop_gradient(kernel_fn(teacher))))
+    own, kernel = (_kernel(kernel_fn, one) for one in (student, teacher))
+    return jnp.mean(jnp.square(own - jax.lax.stop_gradient(kernel)))
 
 
 def _log_dets(
@@ -324,10 +325,17 @@ def _log_dets(
         noise = _jitter(jitter, jnp.sum(teacher**2) / size)
         both = jnp.concatenate([student, teacher], axis=1) * 0.5**0.5
         return [linear_log_det(one, noise) for one in (both, student, teacher)]
-    kernels = kernel_fn(student), jax.lax.stop_gradient(kernel_fn(teacher))
+    own, kernel = (_kernel(kernel_fn, one) for one in (student, teacher))
+    kernels = own, jax.lax.stop_gradient(kernel)
     noise = _jitter(jitter, jnp.trace(kernels[1]) / size)
     together = (0.5 * (kernels[0] + kernels[1]), *kernels)
     return [inverse_and_log_det(jittered(one, noise))[1] for one in together]
+
+
+def _kernel(kernel_fn: Callable[[Array], Array], features: Array) -> Array:
+    found = kernel_fn(features)
+    checks.check_shape("the kernel", found, (len(features), len(features)))
+    return found
 
 
 def _at_least_0(distance: Array) -> Array:

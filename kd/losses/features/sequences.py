@@ -22,14 +22,14 @@ def attention_square_error(student: Array, teacher: Array, mask: Array) -> Array
       student: `[H, L, L]`, scores before the softmax, as TinyBERT has them, or shares after it.
         Gradients flow through.
       teacher: the same shape. No gradients.
-      mask: `[L]`, true or 1 where there is a token.
+      mask: `[L]`, true or 1 where there is a token; not what is added to scores.
 
     Returns:
       A scalar; 0 where no token is.
 
     Raises:
       ValueError: if the shapes do not fit, or values there that are known are not finite.
-      TypeError: if features are not floating.
+      TypeError: if features are not floating, or the mask is.
 
     Example:
       >>> scores = jnp.zeros((1, 2, 2)).at[0, 1, 1].set(9.0)
@@ -64,7 +64,7 @@ def hidden_square_error(student: Array, teacher: Array, mask: Array) -> Array:
 
     Raises:
       ValueError: if the shapes do not fit, or values there that are known are not finite.
-      TypeError: if features are not floating.
+      TypeError: if features are not floating, or the mask is.
 
     Example:
       >>> states = jnp.array([[2.0, 0.0], [5.0, 5.0]])
@@ -96,7 +96,7 @@ def position_gram_square_error(student: Array, teacher: Array, mask: Array) -> A
 
     Raises:
       ValueError: if the lengths differ, or values there that are known are not finite.
-      TypeError: if features are not floating.
+      TypeError: if features are not floating, or the mask is.
 
     Example:
       >>> states = jnp.array([[1.0], [1.0]])
@@ -140,7 +140,7 @@ def flow_square_error(
 
     Raises:
       ValueError: if the shapes do not fit, or values there that are known are not finite.
-      TypeError: if features are not floating.
+      TypeError: if features are not floating, or the mask is.
 
     Example:
       >>> ones = jnp.ones((2, 1))
@@ -181,6 +181,8 @@ def _there(name: str, features: Array, here: Array) -> Array:
 
 def _present(mask: Array, size: int) -> Array:
     checks.check_shape("mask", mask, (size,))
+    if jnp.issubdtype(jnp.result_type(mask), jnp.floating):  # Of logits, where 0 is for present.
+        raise TypeError(f"mask must be boolean or integers, got {jnp.result_type(mask)}.")
     return jnp.asarray(mask, bool)
 
 

@@ -413,6 +413,9 @@ def test_raises_of_other_arguments():
         if "jitter" in loss.__kwdefaults__:
             with pytest.raises(ValueError, match="jitter"):
                 loss(one, one, jitter=0.0)
+        for shape in ((), (3, 1), (1, 3)):  # Which would broadcast.
+            with pytest.raises(ValueError, match=r"the kernel must have shape \(3, 3\)"):
+                loss(one, one, kernel_fn=lambda _, shape=shape: jnp.ones(shape))
     with pytest.raises(ValueError, match="length_scale"):
         rbf_kernel(-1.0)
     with pytest.raises(ValueError, match="the mean of the teacher"):

@@ -115,6 +115,8 @@ def test_raises(name):
     student, teacher = as_arrays(pair, jnp.float32)
     with pytest.raises(ValueError, match="mask must have shape"):
         loss(student, teacher, np.ones(3, bool))
+    with pytest.raises(TypeError, match="mask must be boolean or integers, got float"):
+        loss(student, teacher, np.where(MASK, 0.0, -np.inf))
     with pytest.raises(TypeError, match="must be floating"):
         loss(as_arrays(student, jnp.int32), teacher, MASK)
     longer = jax.tree.map(lambda x: jnp.concatenate([x, x], axis=-2), teacher)
