@@ -15,6 +15,7 @@ from experiments.flags import Options, UserError
 from experiments.report import Progress, Row
 from experiments.workdir import MetricsLog, Workdir
 from kd import training
+from kd.checks import NotFiniteError
 from kd.data import DataError
 from kd.export import ExportError
 from kd.streams import CacheTooLargeError
@@ -236,6 +237,10 @@ def _one_line_errors() -> Iterator[None]:
         raise UserError(
             f"{where + ': ' if where else ''}{error} The checkpoint before it is kept; other "
             "settings or another --seed need another workdir."
+        ) from error
+    except NotFiniteError as error:
+        raise UserError(
+            f"{error} Other settings or another --seed need another workdir."
         ) from error
     except (DataError, ExportError, CheckpointMismatchError) as error:
         raise UserError(str(error)) from error

@@ -11,6 +11,10 @@ import numpy as np
 SUM_TOLERANCE = 0.05  # Of probabilities: in bfloat16 they may sum to that much more or less than 1.
 
 
+class NotFiniteError(ValueError):
+    """Values are NaN or infinite that must not be."""
+
+
 def check_rank(name: str, value: Any, rank: int) -> None:
     """Raises ValueError unless `value` has `rank` axes."""
     if jnp.ndim(value) != rank:
@@ -52,8 +56,11 @@ def check_floating(name: str, value: Any) -> None:
     """Raises TypeError unless `value` has a floating dtype."""
     try:
         dtype = jnp.result_type(value)
-    except TypeError:  # Of a list, say.
-        raise TypeError(f"{name} must be an array, got {type(value).__name__}.") from None
+    except TypeError:  # Of a list, say, or an array of objects.
+        found = f"one of {value.dtype}s" if hasattr(value, "dtype") else type(value).__name__
+        raise TypeError(f"{name} must be an array, got {found}.") from None
+    if value is None:  # Which is a floating type to jax.
+        raise TypeError(f"{name} must be an array, got None.")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} must be floating, got {dtype}.")
 
@@ -139,9 +146,9 @@ def nan_unless_binary(value: jax.Array, x: Any) -> jax.Array:
 
 
 def check_finite(name: str, value: Any) -> None:
-    """Raises ValueError unless all of `value` is finite; traced values pass."""
+    """Raises NotFiniteError, a ValueError, unless all are finite; traced values pass."""
     if not isinstance(value, jax.core.Tracer) and not np.all(np.isfinite(np.asarray(value))):
-        raise ValueError(f"{name} must be finite.")
+        raise NotFiniteError(f"{name} must be finite.")
 
 
 def check_indices(name: str, value: Any, size: int) -> None:

@@ -41,7 +41,12 @@ def test_check_floating():
         checks.check_floating("a", value)
     for value, dtype in [(jnp.arange(2), "int32"), (jnp.zeros(2, bool), "bool"), (1j, "complex64")]:
         refused(TypeError, f"a must be floating, got {dtype}.", checks.check_floating, "a", value)
-    refused(TypeError, "a must be an array, got list.", checks.check_floating, "a", [1.0])
+    for value, found in (
+        ([1.0], "list"),
+        (None, "None"),
+        (np.array([None]), "one of objects"),
+    ):
+        refused(TypeError, f"a must be an array, got {found}.", checks.check_floating, "a", value)
 
 
 def test_check_array():

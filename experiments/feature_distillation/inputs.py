@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.feature_distillation.settings import Settings
+from experiments.feature_distillation.settings import DIRECT, Settings
 from experiments.flags import Options, UserError
 from experiments.images import check_pixels
 from kd import data, streams
@@ -52,6 +52,8 @@ def load(settings: Settings, options: Options) -> Loaded:
             f"--batch_size={settings.batch_size} is more than the {len(dataset.train_x)} training "
             "examples there are."
         )
+    if dataset.num_classes < 2:
+        raise UserError(f"{settings.dataset} has one class: any image is of the one looked for.")
     missing = np.setdiff1d(dataset.test_y, dataset.train_y)
     if len(missing):
         raise UserError(
@@ -71,12 +73,14 @@ def load(settings: Settings, options: Options) -> Loaded:
 
 def check(settings: Settings) -> None:
     """Refuses settings that do not go together."""
-    for name, like in (
+    pairs = [
         ("stage_sizes", "stage_channels"),
-        ("stage_grid", "stage_channels"),
         ("pool_size", "channels"),
         ("aux_channels", "channels"),
-    ):
+    ]
+    if DIRECT.is_met(settings):
+        pairs.append(("stage_grid", "stage_channels"))
+    for name, like in pairs:
         counts = len(getattr(settings, name)), len(getattr(settings, like))
         if counts[0] != counts[1]:
             raise UserError(

@@ -31,6 +31,7 @@ QUICK_METHODS = (
 BY_AUX = ("hint_aux", "mkt_aux", "pkt_aux", "vid_aux", "flow", "flow_random", "layer")
 # What some settings are of.
 FALLING = of_any("method", ("flow", "flow_direct", "layer"))
+DIRECT = of_any("method", ("flow_direct",))
 SOFTENED = of_any("method", ("soft",))
 SUPERVISED = of_any("supervision", (CONTRASTIVE,))
 LAST = "last"  # Of method "layer": no other layer than that.
@@ -109,7 +110,7 @@ class Settings:
         "taken whole",
         at_least=1,
         at_most=100,
-        needs=of_any("method", ("flow_direct",)),
+        needs=DIRECT,
     )
     channels: tuple[int, ...] = setting(
         (4, 8),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.feature_priors.settings import METHODS, SAMPLED, Condition, Settings
+from experiments.feature_priors.settings import EXPERTS, METHODS, WEIGHED, Condition, Settings
 from experiments.feature_priors.tasks import Task, task_of
 from experiments.flags import Options, UserError
 from experiments.images import check_pixels
@@ -46,6 +46,8 @@ def load(settings: Settings, options: Options) -> Task:
     source = None
     if settings.source:
         source = data.load(settings.source, data_dir=options.data_dir)
+        if source.num_classes < 2:
+            raise UserError(f"--source={settings.source} has one class, and nothing to learn.")
         if source.test_x.shape[1:] != shape:
             raise UserError(
                 f"--source={settings.source} has inputs {source.test_x.shape[1:]}, and "
@@ -93,15 +95,15 @@ def check_sizes(settings: Settings, task: Task) -> None:
     smallest = len(dataset.train_x) - num_kept_apart(settings, most)
     if settings.batch_size > smallest:
         raise UserError(
-            f"--batch_size={settings.batch_size} is more than the {smallest} examples there are "
-            "beside those kept apart."
+            f"--batch_size={settings.batch_size} is more than the {smallest} examples there are"
+            f"{' beside those kept apart' if settings.chooses_rate else ''}."
         )
     if settings.student_epochs * (smallest // settings.batch_size) < 2:
         raise UserError(
             f"--student_epochs={settings.student_epochs} of --batch_size={settings.batch_size} "
             "make one step, and stages need two."
         )
-    if settings.experiment == SAMPLED and settings.num_compared > len(dataset.train_x):
+    if WEIGHED.is_met(settings) and settings.num_compared > len(dataset.train_x):
         raise UserError(
             f"--num_compared={settings.num_compared} is more than the {len(dataset.train_x)} "
             "training images there are."
@@ -141,6 +143,12 @@ def check(settings: Settings) -> None:
             f"--expert_layer must name two layers, one of each expert; got "
             f"{len(settings.expert_layer)}."
         )
+    num_teachers = 2 if EXPERTS in settings.methods else 1
+    if settings.hidden and settings.hidden[0] < num_teachers:
+        raise UserError(
+            f"--student_hidden has a first layer of {settings.hidden[0]} unit, which two experts "
+            "cannot have halves of."
+        )
     if len(settings.hidden) < matched:
         raise UserError(f"--student_hidden needs {matched} layers to match, or more.")
     if len(settings.channels) < matched:
@@ -153,7 +161,9 @@ def num_labelled(settings: Settings, dataset: Dataset, share: float) -> int:
 
 
 def num_kept_apart(settings: Settings, count: int) -> int:
-    """Of so many labelled examples, those to choose a rate by."""
+    """Of so many labelled examples, those to choose a rate by, where one is to be chosen."""
+    if not settings.chooses_rate:
+        return 0
     return min(max(1, round(settings.kept_apart * count)), count - 1)
 
 

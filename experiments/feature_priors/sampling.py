@@ -20,6 +20,8 @@ from kd.types import Array, Batch, PyTree, Stream
 
 LogPosterior = Callable[[PyTree, Batch], Array]
 UNDECIDED = 0.01, 0.99  # Between them probabilities can disagree.
+LEAST_PROB = float(np.finfo(np.float32).tiny)  # To have a logarithm.
+LEAST_VARIANCE = 1e-12  # Of a chain's probability, less than its rounding.
 
 
 class Inferred(NamedTuple):
@@ -71,7 +73,7 @@ def posterior(
         squares.append(np.asarray(found["squares"], float))
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ends)
     agreement = r_hats(np.stack(means), np.stack(squares), settings.num_samples)
-    return Inferred(params, np.log(np.stack(means)), agreement)
+    return Inferred(params, np.log(np.maximum(np.stack(means), LEAST_PROB)), agreement)
 
 
 def r_hats(means: np.ndarray, squares: np.ndarray, num_samples: int) -> np.ndarray:
@@ -97,8 +99,8 @@ def r_hats(means: np.ndarray, squares: np.ndarray, num_samples: int) -> np.ndarr
     means, squares = means[:, chosen], squares[:, chosen]
     own = np.maximum(squares - means**2, 0) * num_samples / (num_samples - 1)
     within, between = np.mean(own, axis=0), num_samples * np.var(means, axis=0, ddof=1)
-    with np.errstate(divide="ignore"):
-        ratios = between / within
+    # Of chains that do not move: as far apart as can be told, unless they are all at one place.
+    ratios = between / np.maximum(within, LEAST_VARIANCE)
     return np.sqrt((num_samples - 1 + ratios) / num_samples)
 
 

@@ -201,7 +201,7 @@ class Settings:
         above=0,
         at_most=0.5,
         needs=Need(
-            lambda settings: len(settings.rate) > 1 and _is_fair(settings),
+            lambda settings: settings.chooses_rate,
             "several values of --rate to choose from, by --protocol=fair",
         ),
     )
@@ -280,6 +280,11 @@ class Settings:
     )
     num_repeats: int = setting(3, 30, "students of each kind", at_least=1, at_most=10_000)
     seed: int = setting(0, 0, "decides everything random", at_least=0, at_most=2**32 - 1)
+
+    @property
+    def chooses_rate(self) -> bool:
+        """Whether several are tried on examples kept apart."""
+        return len(self.rate) > 1 and _is_fair(self)
 
     @property
     def channels(self) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from experiments.layers import check_told
 from experiments.report import Row
 from experiments.run import Run, execute
 from kd import losses, models, streams, training
+from kd.checks import NotFiniteError
 from kd.export import export_student
 from kd.types import Array, Batch, PyTree
 
@@ -85,7 +86,7 @@ def compare(run: Run, task: Task) -> list[Row]:
         else:
             try:
                 found[condition] = distil(run, task, told, teachers, condition)
-            except training.NonFiniteLossError as error:
+            except (training.NonFiniteLossError, NotFiniteError) as error:
                 last = error
                 where = " ".join(getattr(error, "__notes__", ()))
                 _LOG.warning("%s is left out, %s: %s", condition.name, where, error)
@@ -166,7 +167,7 @@ def distil(
     rate = {WRITTEN: settings.teacher_rate, SGD: settings.sgd_rate}.get(condition.protocol)
     if rate is None:
         rate = settings.rate[0]
-        if len(settings.rate) > 1:
+        if settings.chooses_rate:
             rate = choose_rate(run, task, told, condition, train_)
     split = inputs.split_of(settings, task.dataset, condition.share, is_trial=False)
     labelled = inputs.labelled_part(task.dataset, split)
@@ -201,7 +202,7 @@ def choose_rate(
         part_task = task._replace(dataset=part)
         try:
             found = train_(phase, part_task, told, labelled, rate=rate, num_repeats=1)
-        except training.NonFiniteLossError as error:
+        except (training.NonFiniteLossError, NotFiniteError) as error:
             scores[rate], last = np.inf, error  # It is not the rate to take.
         else:
             scores[rate] = tables.curve(found.log_probs, part.test_y)["nll"]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 
 from kd import checks
 from kd.losses.features import gaussian_process_kl
@@ -50,10 +51,10 @@ def feature_log_prior(
 
     Returns:
       A function of parameters to a scalar. It raises ValueError for a layer that the student does
-      not have.
+      not have, and a divergence that is no scalar, TypeError for features that are not by layer.
 
     Raises:
-      TypeError: for features that are not by layer.
+      TypeError: for features that are not by layer, or not floating.
       ValueError: for no layer, a strength that is not positive, or not as many features as inputs.
 
     Example:
@@ -78,19 +79,27 @@ def feature_log_prior(
         )
     checks.check_count("the number of layers", len(teacher_features))
     checks.check_positive("strength", strength)
+    checks.check_array("x", x)
     for name, value in teacher_features.items():
+        checks.check_floating(f"the teacher's {name!r}", value)
+        if not jnp.ndim(x) or not jnp.ndim(value):
+            raise ValueError(f"x and the teacher's {name!r} must be [N, ...].")
         if len(value) != len(x):
             raise ValueError(f"the teacher's {name!r} has {len(value)} inputs, and x {len(x)}.")
     targets = {name: jax.lax.stop_gradient(value) for name, value in teacher_features.items()}
 
     def log_prior(params: PyTree) -> Array:
-        found = jax.vmap(lambda one: dict(features_fn(params, one)))(x)
+        found = jax.vmap(lambda one: features_fn(params, one))(x)
+        checks.check_type("what features_fn returns", found, Mapping)
         unknown = sorted(set(targets) - set(found))
         if unknown:
             raise ValueError(
                 f"the student has no layer {', '.join(map(repr, unknown))}; it has "
                 f"{', '.join(sorted(found))}."
             )
-        return -strength * sum(divergence_fn(found[name], targets[name]) for name in targets)
+        divergences = [divergence_fn(found[name], targets[name]) for name in targets]
+        for divergence in divergences:
+            checks.check_rank("the divergence of a layer", divergence, 0)
+        return -strength * sum(divergences)
 
     return log_prior

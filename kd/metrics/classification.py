@@ -87,5 +87,8 @@ def _checked(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _check_log_probs(name: str, log_probs: np.ndarray) -> None:
-    if not np.max(log_probs, initial=-np.inf) <= ROUNDING:  # Negated: NaN is none either.
+    largest = np.max(log_probs, initial=-np.inf)
+    if np.isnan(largest):
+        raise checks.NotFiniteError(f"{name} must be logarithms of probabilities, and not NaN.")
+    if not largest <= ROUNDING:
         raise ValueError(f"{name} must be logarithms of probabilities, at most 0.")

@@ -51,6 +51,8 @@ def features_of(model: nn.Module, names: Sequence[str] | None = None) -> Feature
     if isinstance(names, str):
         raise TypeError(f"names must be a list of names, got the string {names!r}.")
     wanted = None if names is None else list(names)
+    for name in wanted or ():
+        checks.check_type("each of names", name, str)
 
     def features_fn(params: PyTree, x: Array, **given: Any) -> dict[str, Array]:
         _, sown = model.apply(

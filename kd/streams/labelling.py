@@ -85,7 +85,7 @@ def label_features(
 
     Raises:
       ValueError: if `num_batches` < 1; (when traced) if a batch has that entry already, or
-        no inputs.
+        no inputs, or there are no features.
 
     Example:
       >>> from kd import models, streams
@@ -102,7 +102,10 @@ def label_features(
 
     def answer(batch: Batch) -> Batch:
         _check_new(name, batch)
-        return {name: jax.vmap(lambda x: jax.lax.stop_gradient(features_fn(x)))(batch["x"])}
+        found = jax.vmap(lambda x: jax.lax.stop_gradient(features_fn(x)))(batch["x"])
+        if not jax.tree.leaves(found):
+            raise ValueError("features_fn returns no array.")
+        return {name: found}
 
     return _labelled(stream, answer, num_batches)
 

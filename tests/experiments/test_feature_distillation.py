@@ -465,7 +465,10 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         ({"pool_size": "2"}, "--pool_size has 1 values, and --channels 2: give as many."),
         ({"aux_channels": "2,3,4"}, "--aux_channels has 3 values, and --channels 2"),
         ({"stage_sizes": "1"}, "--stage_sizes has 1 values, and --stage_channels 2"),
-        ({"stage_grid": "4,2,1"}, "--stage_grid has 3 values, and --stage_channels 2"),
+        (
+            {"stage_grid": "4,2,1", "method": "flow_direct"},
+            "--stage_grid has 3 values, and --stage_channels 2",
+        ),
         ({"stage_channels": "4,12"}, "--stage_channels has 12, which is not divided by the 8"),
         ({"pool_size": "2,2"}, "images of 8 x 8 are too small for 2 convolutions"),
         ({"batch_size": 2000}, "--batch_size=2000 is more than the 1200 training examples"),
@@ -494,6 +497,12 @@ def test_data_that_will_not_do(tmp_path):
     given = TINY | {"dataset": flat}
     message = study_runs.refusal(tmp_path / "run", given, module=MODULE)
     assert "which are no images [height, width, channels]" in message
+    alike = arrays | {name: np.zeros_like(y) for name, y in arrays.items() if name.endswith("y")}
+    images = {name: x.reshape(-1, 5, 4, 1) for name, x in arrays.items() if name.endswith("x")}
+    np.savez(tmp_path / "one.npz", **alike | images)
+    given = TINY | {"dataset": tmp_path / "one.npz", "pool_size": "1,1"}
+    message = study_runs.refusal(tmp_path / "run", given, module=MODULE)
+    assert "one.npz has one class: any image is of the one looked for." in message
     other = tmp_path / "other.npz"
     images = {name: x.reshape(-1, 5, 4, 1) for name, x in arrays.items() if name.endswith("x")}
     images = {name: np.tile(x, (1, 2, 2, 1)) for name, x in images.items()}
@@ -502,3 +511,9 @@ def test_data_that_will_not_do(tmp_path):
         tmp_path / "run", TINY | {"dataset": other, "num_queries": 10}, module=MODULE
     )
     assert "has test images of class 0, and no training image of it" in message
+
+
+def test_a_grid_is_only_of_what_reads_it():
+    """Other numbers of stages need none where no method is taught by stages."""
+    given = {"method": "labels", "stage_sizes": "1,1,1", "stage_channels": "8,8,8"}
+    inputs.check(settings_of(given))

@@ -14,6 +14,7 @@ from experiments.feature_priors import inputs, methods, study, tables, tasks
 from experiments.feature_priors.settings import METHODS, Condition, Settings
 from experiments.flags import resolve
 from kd import data, models
+from kd.checks import NotFiniteError
 from kd.export import load_student
 from kd.losses import features
 
@@ -500,7 +501,12 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
             {"label_share": "0.001"},
             "--label_share=0.001 leaves fewer than two examples with a label.",
         ),
-        ({"batch_size": 2000}, "--batch_size=2000 is more than the 960 examples there are"),
+        ({"batch_size": 2000}, "--batch_size=2000 is more than the 1200 examples there are."),
+        (
+            {"batch_size": 2000, "rate": "0.01,0.1"},
+            "--batch_size=2000 is more than the 960 examples there are beside those kept apart.",
+        ),
+        ({"experiment": "experts", "student_hidden": "1,6"}, "first layer of 1 unit, which two"),
         ({"batch_size": 900, "student_epochs": 1}, "make one step, and stages need two."),
         ({"pool_size": "2"}, "--pool_size has 1 values, and --teacher_channels 2: give as many."),
         ({"pool_size": "2,2"}, "images of 8 x 8 are too small for 2 convolutions"),
@@ -540,6 +546,29 @@ def test_classes_without_a_label_are_told_of(caplog):
     missing = sorted(set(range(10)) - set(task.dataset.train_y[labelled].tolist()))
     told = ", ".join(map(str, missing))
     assert f"none of the 6 labelled examples is of class {told}." in caplog.text
+
+
+def test_all_examples_may_be_a_batch_where_none_is_kept_apart():
+    settings, task = task_of({"batch_size": 1200, "label_share": "1"})
+    inputs.check_sizes(settings, task)
+
+
+def test_a_source_of_one_class_is_refused(tmp_path):
+    x = np.random.default_rng(0).random((20, 8, 8, 1))
+    y = np.zeros(20, int)
+    np.savez(tmp_path / "one.npz", train_x=x, train_y=y, test_x=x, test_y=y)
+    given = TINY | {"experiment": "transfer", "source": tmp_path / "one.npz"}
+    message = study_runs.refusal(tmp_path / "run", given, module=MODULE)
+    assert "one.npz has one class, and nothing to learn." in message
+
+
+def test_answers_that_are_not_finite_are_one_line(tmp_path):
+    """Of a teacher whose own loss was finite to the end, as far as it was looked at."""
+    with mock.patch.object(
+        tables, "curve", side_effect=NotFiniteError("log_probs must not be NaN.")
+    ):
+        message = study_runs.refusal(tmp_path / "run", TINY, module=MODULE)
+    assert "log_probs must not be NaN. Other settings or another --seed need" in message
 
 
 def test_an_expert_without_test_images_is_refused(tmp_path):

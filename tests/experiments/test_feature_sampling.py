@@ -1,5 +1,7 @@
 """experiments.feature_priors, --experiment=sampled: the posterior of all weights."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import study_runs
 from numpyro import diagnostics
 
-from experiments.feature_priors import sampling, tasks
+from experiments.feature_priors import inputs, sampling, tasks
 from experiments.feature_priors.settings import Condition, Settings
 from experiments.flags import resolve
 from kd import data, models
@@ -102,6 +104,19 @@ def test_r_hats_are_numpyros_of_whole_chains():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert found[1] > 1.1 > 1.05 > found[0]
     assert sampling.r_hats(draws[:1].mean(1), draws[:1].mean(1), 50).shape == (0,)
+
+
+def test_chains_that_do_not_move_disagree_as_far_as_can_be_told():
+    """Within a file that JSON can read; and those at one place agree."""
+    means = np.array([[0.5, 0.5], [0.5, 0.6]])
+    found = sampling.r_hats(means, means**2, 50)
+    assert found[0] == pytest.approx(1, abs=0.02) and 1e3 < found[1] < 1e6
+
+
+def test_images_are_compared_where_a_prior_is_sampled_under_alone():
+    given = {name: value for name, value in TINY.items() if name != "num_compared"}
+    settings = dataclasses.replace(settings_of(given | {"method": "chain,map"}), num_compared=5000)
+    inputs.check_sizes(settings, tasks.task_of(settings, data.load("digits"), None))
 
 
 def test_a_maximums_file_has_its_likelihood(finished):

@@ -150,6 +150,22 @@ def test_raises():
         inference.feature_log_prior(FEATURES_FN, X, teacher, strength=0.0)
     with pytest.raises(ValueError, match="teacher's 'hidden_0' has 6 inputs, and x 5"):
         inference.feature_log_prior(FEATURES_FN, X[:5], teacher)
+    for x, told, error in (
+        (X, {"hidden_0": 1.0}, ValueError),
+        (X[0, 0], teacher, ValueError),
+        ([[1.0]], teacher, TypeError),
+        (X, {"hidden_0": None}, TypeError),
+    ):
+        with pytest.raises(error, match=r"must be (\[N, ...\]|an array)"):
+            inference.feature_log_prior(FEATURES_FN, x, told)
+    each = inference.feature_log_prior(
+        FEATURES_FN, X, teacher, divergence_fn=lambda one, other: one[:, 0]
+    )
+    with pytest.raises(ValueError, match="the divergence of a layer must have rank 0"):
+        each(params_of(0))
+    bare = inference.feature_log_prior(lambda params, x: x, X, teacher)
+    with pytest.raises(TypeError, match="what features_fn returns must be of type Mapping"):
+        bare(params_of(0))
     prior = inference.feature_log_prior(FEATURES_FN, X, {"hidden_9": teacher["hidden_0"]})
     with pytest.raises(ValueError, match="no layer 'hidden_9'; it has Dense_0"):
         prior(params_of(0))

@@ -148,6 +148,8 @@ def test_raises():
         jax.eval_shape(features_of(model, ["hidden_1"]), params, jnp.ones(3))
     with pytest.raises(TypeError, match="names must be a list"):
         features_of(model, "hidden_0")
+    with pytest.raises(TypeError, match="each of names must be of type str, got list"):
+        features_of(model, [["hidden_0"]])
     with pytest.raises(TypeError, match="model"):
         features_of(lambda params, x: x)
 

@@ -312,6 +312,8 @@ def test_features_are_those_of_the_inputs(num_batches):
         streams.label_features(inner, layers_fn, num_batches=0)
     with pytest.raises(ValueError, match="there is 'y' in a batch already"):
         collect(streams.label_features(inner, layers_fn, name="y"), 1)
+    with pytest.raises(ValueError, match="features_fn returns no array"):
+        collect(streams.label_features(inner, lambda x: None), 1)
 
 
 @pytest.mark.parametrize("block_size", [3, 11, 400])

@@ -43,9 +43,19 @@ def single(name: str, features: Array) -> Array:
     if shape[0] < 2:
         raise ValueError("a batch of one input has no relations between inputs: give two or more.")
     checks.check_finite(f"the {name}'s features", features)
-    rows = jnp.reshape(at_least_single(features), (shape[0], -1))
+    flat = jnp.reshape(at_least_single(features), (shape[0], -1))
     # In memory as rows, once: of a network whose batch comes last XLA transposes at every use.
-    return jax.lax.optimization_barrier(rows)
+    return jax.lax.optimization_barrier(flat)
+
+
+def rows(features: Array) -> Array:
+    """Features `[N, D]` in at least single precision; raises as `pair`, for no width too."""
+    checks.check_floating("features", features)
+    checks.check_rank("features", features, 2)
+    if not jnp.shape(features)[1]:
+        raise ValueError(f"features must be [N, D] with D >= 1, got shape {jnp.shape(features)}.")
+    checks.check_finite("features", features)
+    return at_least_single(features)
 
 
 def at_least_single(features: Array) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
-from kd.losses.features.batches import at_least_single, check_labels, pair, single
+from kd.losses.features.batches import check_labels, pair, rows, single
 from kd.losses.features.kernels import gram
 from kd.types import Array
 
@@ -26,9 +26,7 @@ def pairwise_distances(features: Array) -> Array:
       >>> pairwise_distances(jnp.array([[0.0, 0.0], [3.0, 4.0]]))[0].tolist()
       [0.0, 5.0]
     """
-    checks.check_rank("features", features, 2)
-    checks.check_floating("features", features)
-    features = at_least_single(features)
+    features = rows(features)
     # Distances do not change, and there is less to cancel.
     features = features - jnp.mean(features, axis=0, keepdims=True)
     sizes = jnp.sum(features**2, axis=1)

@@ -74,7 +74,7 @@ def gaussian_process_kl(
       ValueError: for fewer than two inputs, or not as many of both; where values are known,
         features that are not finite, or a teacher's that are all the same; a jitter that is
         not positive, or a kernel of another shape.
-      TypeError: for features that are not floating.
+      TypeError: for features or means that are not floating, a kernel that is no function.
 
     Example:
       >>> features = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -101,7 +101,10 @@ def gaussian_process_kl(
         found = kl(jittered(own, noise), jittered(kernel, noise))
     if means is None:
         return found
+    if len(means) != 2:
+        raise ValueError(f"means must be the student's and the teacher's, got {len(means)}.")
     for name, mean in zip(("student", "teacher"), means, strict=True):
+        checks.check_floating(f"the mean of the {name}", mean)
         checks.check_shape(f"the mean of the {name}", mean, (size,))
     if kernel_fn is linear_kernel:
         kernel = product(teacher, teacher.T)
@@ -333,6 +336,8 @@ def _log_dets(
 
 
 def _kernel(kernel_fn: Callable[[Array], Array], features: Array) -> Array:
+    if not callable(kernel_fn):
+        raise TypeError(f"kernel_fn must be a function, got {type(kernel_fn).__name__}.")
     found = kernel_fn(features)
     checks.check_shape("the kernel", found, (len(features), len(features)))
     return found

@@ -22,7 +22,7 @@ def hint(student: Array, teacher: Array) -> Array:
       A scalar, summed over features.
 
     Raises:
-      ValueError: if the shapes differ, or values that are known are not finite.
+      ValueError: if the shapes differ, or hold nothing, or values that are known are not finite.
       TypeError: if one is not floating.
 
     Example:
@@ -102,6 +102,8 @@ def _check_alike(student: Array, teacher: Array) -> None:
             f"the student's features must have the teacher's shape {jnp.shape(teacher)}, got "
             f"{jnp.shape(student)}: put a regressor between, as kd.models.Regressor."
         )
+    if not jnp.size(student):
+        raise ValueError(f"there must be a feature or more, got shape {jnp.shape(student)}.")
     _check_finite(student, teacher)
 
 

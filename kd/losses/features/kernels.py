@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
-from kd.losses.features.batches import at_least_single
+from kd.losses.features.batches import rows
 from kd.types import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -31,7 +31,7 @@ def linear_kernel(features: Array) -> Array:
       neural networks", section 2.1; its display has indices of features where those of inputs
       are meant.
     """
-    features = _rows(features)
+    features = rows(features)
     return gram(features) / features.shape[1]
 
 
@@ -61,7 +61,7 @@ def rbf_kernel(length_scale: float = 1.0) -> Callable[[Array], Array]:
     checks.check_positive("length_scale", length_scale)
 
     def kernel_fn(features: Array) -> Array:
-        features = _rows(features)
+        features = rows(features)
         # Distances do not change, and there is less to cancel.
         features = features - jnp.mean(features, axis=0, keepdims=True)
         products = gram(features)
@@ -72,12 +72,6 @@ def rbf_kernel(length_scale: float = 1.0) -> Callable[[Array], Array]:
         return jnp.exp(-0.5 * distances / (length_scale**2 * features.shape[1]))
 
     return kernel_fn
-
-
-def _rows(features: Array) -> Array:
-    checks.check_rank("features", features, 2)
-    checks.check_floating("features", features)
-    return at_least_single(features)
 
 
 def product(left: Array, right: Array) -> Array:

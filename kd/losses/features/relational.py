@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
-from kd.losses.features.batches import at_least_single, check_labels, pair, single
+from kd.losses.features.batches import at_least_single, check_labels, pair, rows, single
 from kd.losses.features.distances import pairwise_distances
 from kd.losses.features.kernels import gram
 from kd.types import Array
@@ -37,9 +37,7 @@ def cosine_similarity(features: Array) -> Array:
       Passalis and Tefas (2018), "Learning deep representations with probabilistic knowledge
       transfer", (5).
     """
-    checks.check_rank("features", features, 2)
-    checks.check_floating("features", features)
-    features = at_least_single(features)
+    features = rows(features)
     # Of lengths that are known no square overflows or vanishes; cosines do not change.
     sizes = jax.lax.stop_gradient(jnp.max(jnp.abs(features), axis=1, keepdims=True))
     is_dead = sizes == 0
@@ -102,7 +100,7 @@ def similarity_divergence(
 
     Raises:
       ValueError: for matrices that are not square or not alike, of fewer than two inputs, or
-        another divergence.
+        another divergence; where values are known, if they are not finite.
 
     Example:
       >>> alike = jnp.ones((2, 2))
@@ -119,6 +117,8 @@ def similarity_divergence(
     shape = jnp.shape(student)
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 2:
         raise ValueError(f"similarities must be [N, N] with N >= 2, got shape {shape}.")
+    for name, value in (("student", student), ("teacher", teacher)):
+        checks.check_finite(f"the {name}'s similarities", value)
     log_p, log_q = (
         _log_shares(at_least_single(one), with_self)
         for one in (jax.lax.stop_gradient(teacher), student)
@@ -152,7 +152,8 @@ def probabilistic_knowledge_transfer(
 
     Raises:
       ValueError: for fewer than two inputs, or not as many of both; where values are known,
-        features that are not finite, or a teacher's that are all the same.
+        features that are not finite, or a teacher's that are all the same; similarities of another
+        shape.
       TypeError: for features that are not floating.
 
     Example:
@@ -165,12 +166,10 @@ def probabilistic_knowledge_transfer(
       summed with that of cosines: Passalis, Tzelepi and Tefas (2020), (7) to (9).
     """
     student, teacher = pair(student, teacher)
-    return similarity_divergence(
-        similarity_fn(student),
-        similarity_fn(teacher),
-        divergence=divergence,
-        with_self=with_self,
-    )
+    similarities = [similarity_fn(features) for features in (student, teacher)]
+    for found in similarities:
+        checks.check_shape("similarities", found, (len(student), len(student)))
+    return similarity_divergence(*similarities, divergence=divergence, with_self=with_self)
 
 
 def information_flow(
@@ -204,7 +203,7 @@ def information_flow(
     Raises:
       ValueError: for a layer that one of the two does not have, or no layer; as
         `probabilistic_knowledge_transfer`.
-      TypeError: as there.
+      TypeError: as there; for what is not by layer.
 
     Example:
       >>> h = {"hidden_0": jnp.eye(3), "Conv_0": jnp.ones((3, 2)).at[0].set(0.5)}
@@ -216,6 +215,8 @@ def information_flow(
       flow modeling", (8) and (9) for each layer; weights, and the mean over pairs, 1 / N of this,
       are of their code.
     """
+    for what, value in (("student", student), ("teacher", teacher), ("weights", weights)):
+        checks.check_type(what, value, Mapping)
     if not weights:
         raise ValueError("weights must name a layer or more.")
     terms = []
@@ -299,7 +300,9 @@ def quadratic_mutual_information(similarities: Array, labels: Array) -> Array:
       A scalar, in units of the similarities.
 
     Raises:
-      ValueError: for shapes that do not fit, fewer than two inputs, labels that are no integers.
+      ValueError: for shapes that do not fit, fewer than two inputs; where values are known, for
+        similarities that are not finite.
+      TypeError: for labels that are no integers, similarities that are not floating.
 
     Example:
       >>> apart = jnp.eye(2)
@@ -311,10 +314,12 @@ def quadratic_mutual_information(similarities: Array, labels: Array) -> Array:
       criteria"; Passalis and Tefas (2018), section 3.
     """
     check_labels(labels)
+    checks.check_floating("similarities", similarities)
     size = jnp.shape(labels)[0]
     checks.check_shape("similarities", similarities, (size, size))
     if size < 2:
         raise ValueError("a batch of one input has no relations between inputs: give two or more.")
+    checks.check_finite("similarities", similarities)
     similarities = at_least_single(similarities)
     is_same = same_label(labels).astype(similarities.dtype)
     share = jnp.mean(is_same, axis=1)  # Of each input's class.

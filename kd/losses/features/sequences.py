@@ -4,6 +4,8 @@ All take a mask of the positions that are there; what stands at the others chang
 to the bit.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -109,8 +111,7 @@ def position_gram_square_error(student: Array, teacher: Array, mask: Array) -> A
       transfer", as of sequences in Yang et al. (2020), "TextBrewer".
     """
     for name, value in (("student", student), ("teacher", teacher)):
-        checks.check_floating(f"the {name}'s states", value)
-        checks.check_rank(f"the {name}'s states", value, 2)
+        _check_states(f"the {name}'s states", value, 2)
     size = jnp.shape(student)[0]
     checks.check_shape("the teacher's states", teacher, (size, jnp.shape(teacher)[1]))
     here = _present(mask, size)
@@ -151,6 +152,7 @@ def flow_square_error(
       Yim, Joo, Bae and Kim (2017), "A gift from knowledge distillation", (1) and (2).
     """
     for name, layers in (("student", student), ("teacher", teacher)):
+        checks.check_type(name, layers, Sequence)
         if len(layers) != 2:
             raise ValueError(f"{name} must be the states of two layers, got {len(layers)}.")
     for one, other in zip(student, teacher, strict=True):
@@ -192,11 +194,17 @@ def _count(here: Array) -> Array:
 
 def _check_pair(student: Array, teacher: Array, rank: int) -> None:
     for name, value in (("student", student), ("teacher", teacher)):
-        checks.check_floating(f"the {name}'s features", value)
-        checks.check_rank(f"the {name}'s features", value, rank)
+        _check_states(f"the {name}'s features", value, rank)
     if jnp.shape(student) != jnp.shape(teacher):
         raise ValueError(
             f"the student's features must have the teacher's shape {jnp.shape(teacher)}, got "
             f"{jnp.shape(student)}: of other widths put a projection between, as "
             "kd.models.Regressor; of other numbers of heads give their sums."
         )
+
+
+def _check_states(name: str, value: Array, rank: int) -> None:
+    checks.check_floating(name, value)
+    checks.check_rank(name, value, rank)
+    if 0 in jnp.shape(value):
+        raise ValueError(f"{name} must hold a number or more, got shape {jnp.shape(value)}.")

@@ -92,6 +92,7 @@ def init_variance(num_channels: int, *, variance: float = 5.0, floor: float = FL
     """
     checks.check_count("num_channels", num_channels)
     checks.check_positive("floor", floor)
+    checks.check_positive("variance", variance)
     checks.check_positive("variance less the floor", variance - floor)
     # The inverse of log(1 + e^rho), of any size.
     softened = variance - floor

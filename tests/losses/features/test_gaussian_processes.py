@@ -416,6 +416,14 @@ def test_raises_of_other_arguments():
         for shape in ((), (3, 1), (1, 3)):  # Which would broadcast.
             with pytest.raises(ValueError, match=r"the kernel must have shape \(3, 3\)"):
                 loss(one, one, kernel_fn=lambda _, shape=shape: jnp.ones(shape))
+        with pytest.raises(TypeError, match="kernel_fn must be a function, got str"):
+            loss(one, one, kernel_fn="rbf")
+        with pytest.raises(TypeError, match="teacher's features must be an array, got"):
+            loss(one, None)
+    with pytest.raises(ValueError, match="means must be the student's and the teacher's, got 1"):
+        gaussian_process_kl(one, one, means=(jnp.zeros(3),))
+    with pytest.raises(TypeError, match="the mean of the student must be an array, got"):
+        gaussian_process_kl(one, one, means=([0.0] * 3, [0.0] * 3))
     with pytest.raises(ValueError, match="length_scale"):
         rbf_kernel(-1.0)
     with pytest.raises(ValueError, match="the mean of the teacher"):

@@ -104,6 +104,8 @@ def test_raises():
         variational_information(t.astype(int), t, jnp.zeros(5))
     with pytest.raises(ValueError, match="the floor"):
         init_variance(2, variance=1e-6)
+    with pytest.raises(TypeError, match="variance must be one number"):
+        init_variance(2, variance="5")
     with pytest.raises(ValueError, match="num_channels"):
         init_variance(0)
 
@@ -162,6 +164,8 @@ def test_powers_that_will_not_do(power):
 
 
 def test_features_of_no_position():
+    with pytest.raises(ValueError, match="there must be a feature or more"):
+        hint(jnp.ones((3, 0)), jnp.ones((3, 0)))
     with pytest.raises(ValueError, match="maps must be"):
         attention_transfer(jnp.ones((0, 3)), jnp.ones((0, 2)))
     with pytest.raises(ValueError, match="teacher's features must be"):

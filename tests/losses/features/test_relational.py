@@ -174,6 +174,15 @@ def test_raises():
         quadratic_mutual_information(jnp.ones((1, 1)), LABELS[:1])
     with pytest.raises(ValueError, match="labels must have rank 1"):
         same_label(LABELS[None])
+    with pytest.raises(ValueError, match=r"similarities must have shape \(5, 5\)"):
+        probabilistic_knowledge_transfer(h, 2 * h, similarity_fn=lambda h: h[:2] @ h[:2].T)
+    off = jnp.eye(5).at[0, 0].set(jnp.nan)
+    with pytest.raises(ValueError, match="student's similarities must be finite"):
+        similarity_divergence(off, jnp.eye(5))
+    with pytest.raises(ValueError, match="similarities must be finite"):
+        quadratic_mutual_information(off, LABELS)
+    with pytest.raises(TypeError, match="similarities must be an array, got list"):
+        quadratic_mutual_information([[1.0, 0.0], [0.0, 1.0]], LABELS[:2])
 
 
 def test_information_flow_is_a_sum_over_layers_and_kernels(x64):
@@ -200,6 +209,10 @@ def test_information_flow_between_layers_there_are():
         information_flow(h, {"b": jnp.eye(3)}, {"b": 1.0})
     with pytest.raises(ValueError, match="weights must name a layer or more"):
         information_flow(h, h, {})
+    with pytest.raises(TypeError, match="weights must be of type Mapping, got list"):
+        information_flow(h, h, ["a"])
+    with pytest.raises(TypeError, match="teacher must be of type Mapping, got"):
+        information_flow(h, h["a"], {"a": 1.0})
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
@@ -243,6 +256,10 @@ def test_kernels_are_of_rows_of_features(shape):
     ):
         with pytest.raises(ValueError, match="features must have rank 2"):
             fn(jnp.ones(shape))
+        with pytest.raises(ValueError, match=r"with D >= 1, got shape \(4, 0\)"):
+            fn(jnp.ones((4, 0)))
+        with pytest.raises(ValueError, match="features must be finite"):
+            fn(jnp.full((4, 2), jnp.inf))
 
 
 def test_weights_of_layers():

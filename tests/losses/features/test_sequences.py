@@ -136,6 +136,14 @@ def test_tokens_that_are_not_finite(name, who):
     assert np.isnan(jax.jit(loss)(*pair, MASK))
 
 
+@cases
+def test_states_of_nothing(name):
+    loss, _, *pair = CASES[name]
+    nothing = [jax.tree.map(lambda x: jnp.zeros((*x.shape[:-1], 0)), one) for one in pair]
+    with pytest.raises(ValueError, match="must hold a number or more|must have shape"):
+        loss(*nothing, MASK)
+
+
 def test_other_widths_want_a_projection():
     with pytest.raises(ValueError, match="put a projection between"):
         hidden_square_error(jnp.ones((4, 3)), jnp.ones((4, 5)), MASK)
