@@ -19,7 +19,8 @@ def orthogonal_factor(matrix: Array, inner: Array | None = None) -> Array:
     Of `linalg.svd`, the product of the left and right vectors, whose threads on a CPU keep the
     cores from what comes next. By rational functions of M that lift small singular values most:
     seven steps, each the inverse of an identity plus squares. Singular values below a sixteenth of
-    the precision, times the norm, stay below 1, and those at 0 are 0.
+    the precision, times the norm, stay below 1, and those at 0 are 0; where a matrix is of lower
+    rank but for rounding, all are 1, and directions outside of its rank arbitrary.
 
     Args:
       matrix: `[R, D]`; of either form, and of any rank. Not differentiated through.
