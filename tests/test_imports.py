@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "kd").rglob("*.py"))
 # Imports run only downward in this list (DESIGN.md, Layout): a part may use those before it.
 LAYERS = [
-    "types", "checks", "files", "random", "derivatives", "positive_definite", "batching",
-    "hoisting", "losses", "models",
+    "types", "checks", "files", "random", "derivatives", "positive_definite", "polar",
+    "batching", "hoisting", "losses", "models",
     "samplers", "inference", "streams", "training", "data", "metrics", "export",
 ]  # fmt: skip
 HEAVY = (
