@@ -497,15 +497,14 @@ def test_data_that_will_not_do(tmp_path):
     given = TINY | {"dataset": flat}
     message = study_runs.refusal(tmp_path / "run", given, module=MODULE)
     assert "which are no images [height, width, channels]" in message
-    alike = arrays | {name: np.zeros_like(y) for name, y in arrays.items() if name.endswith("y")}
-    images = {name: x.reshape(-1, 5, 4, 1) for name, x in arrays.items() if name.endswith("x")}
-    np.savez(tmp_path / "one.npz", **alike | images)
-    given = TINY | {"dataset": tmp_path / "one.npz", "pool_size": "1,1"}
-    message = study_runs.refusal(tmp_path / "run", given, module=MODULE)
-    assert "one.npz has one class: any image is of the one looked for." in message
     other = tmp_path / "other.npz"
     images = {name: x.reshape(-1, 5, 4, 1) for name, x in arrays.items() if name.endswith("x")}
     images = {name: np.tile(x, (1, 2, 2, 1)) for name, x in images.items()}
+    alike = {name: np.zeros_like(y) for name, y in arrays.items() if name.endswith("y")}
+    np.savez(tmp_path / "one.npz", **alike | images)
+    given = TINY | {"dataset": tmp_path / "one.npz", "num_queries": 10}
+    message = study_runs.refusal(tmp_path / "run", given, module=MODULE)
+    assert "one.npz has one class: any image is of the one looked for." in message
     np.savez(other, **arrays | images | {"train_y": np.arange(200) % 2 * 2 % 2 + 1})
     message = study_runs.refusal(
         tmp_path / "run", TINY | {"dataset": other, "num_queries": 10}, module=MODULE
