@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from experiments.feature_priors.settings import PRIORS, Condition
-from experiments.feature_priors.tables import TITLES, heading
+from experiments.feature_priors.tables import TEACHERS, TITLES, heading
 from experiments.feature_priors.tasks import Task
 from experiments.plotting import (
     STYLE,
@@ -104,7 +104,7 @@ def _kernels(
     for link in task.links:
         if link.own == own:
             model = task.lessons[link.teacher].model
-            panels[link.teacher] = _gram(model, teachers[link.teacher].params, link.layer, x)
+            panels[TEACHERS[settings.experiment][link.teacher]] = _gram(model, teachers[link.teacher].params, link.layer, x)
     for method in settings.methods:
         students = found.get(Condition(protocol, method, settings.label_share[0]))
         if students is None:
@@ -112,7 +112,10 @@ def _kernels(
         first = jax.tree.map(lambda leaf: leaf[0], students.params)
         panels[TITLES[method]] = _gram(task.student, first, own, x)
     figure = draw_matrices(panels, columns=-(-len(panels) // 2), label="correlation")
-    figure.suptitle("Correlations of test inputs in the matched layer, by class", fontsize=10)
+    title = "Correlations of test inputs in the matched layer, by class"
+    if len(settings.label_share) > 1:
+        title += f"; {100 * settings.label_share[0]:g} % of the labels"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -57,8 +57,10 @@ def staged(*stages: Stage) -> Update:
       step, and `"stage"`, from 0. Beyond the last stage's steps it goes on with that.
 
     Raises:
-      ValueError: if there is no stage, or one but the last has no number of steps, or less than
-        one; of more steps than 2^31 - 1 together.
+      TypeError: for what is no `Stage`, or one before the last without a number of steps; the last
+        alone may leave it out.
+      ValueError: if there is no stage, or one has less than one step; of more steps than 2^31 - 1
+        together.
 
     Example:
       >>> towards = lambda target: lambda p, batch: jnp.sum((p - target) ** 2)
