@@ -104,7 +104,8 @@ def _kernels(
     for link in task.links:
         if link.own == own:
             model = task.lessons[link.teacher].model
-            panels[TEACHERS[settings.experiment][link.teacher]] = _gram(model, teachers[link.teacher].params, link.layer, x)
+            title = TEACHERS[settings.experiment][link.teacher]
+            panels[title] = _gram(model, teachers[link.teacher].params, link.layer, x)
     for method in settings.methods:
         students = found.get(Condition(protocol, method, settings.label_share[0]))
         if students is None:
