@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd.positive_definite import inverse_and_log_det
+from kd.positive_definite import inverse_and_log_det, product
 from kd.types import Array
 
 SHIFT = 64  # Roundings, of an inner product's diagonal.
@@ -16,14 +16,15 @@ CLOSE = 1e-6  # To 1, before a last step that doubles the digits.
 def orthogonal_factor(matrix: Array, inner: Array | None = None) -> Array:
     r"""The factor U of M = U P, with P positive semidefinite: M with all singular values at 1.
 
-    Of `linalg.svd`, the product of the left and right vectors, whose threads on a CPU keep the
-    cores from what comes next. By rational functions of M that lift small singular values most:
-    seven steps, each the inverse of an identity plus squares. Singular values below a sixteenth of
-    the precision, times the norm, stay below 1, and those at 0 are 0; where a matrix is of lower
-    rank but for rounding, all are 1, and directions outside of its rank arbitrary.
+    It is the product of M's left and right singular vectors, without those: on a CPU the threads of
+    LAPACK that find them keep the cores from what comes next. By rational functions of M that lift
+    small singular values most: seven steps, each the inverse of an identity plus squares. Singular
+    values below a sixteenth of the precision, times the norm, stay below 1, and those at 0 are 0;
+    where a matrix is of lower rank but for rounding, all are 1, and directions outside of its rank
+    arbitrary.
 
     Args:
-      matrix: `[R, D]`; of either form, and of any rank. Not differentiated through.
+      matrix: `[R, D]`, wide or tall, of any rank. Not differentiated through.
       inner: `[R, R]`, for columns Q that are not orthonormal: :math:`Q^\top Q`, of which M = Q
         `matrix`.
 
@@ -45,7 +46,7 @@ def orthogonal_factor(matrix: Array, inner: Array | None = None) -> Array:
     info = jnp.finfo(matrix.dtype)
 
     def by_inner(found: Array, noise: float = 0.0) -> Array:
-        return found if inner is None else _product(inner, found) + noise * found
+        return found if inner is None else product(inner, found) + noise * found
 
     # Where Q vanishes, what it is multiplied by grows, and rounding with it.
     shifted = partial(by_inner, noise=SHIFT * info.eps)
@@ -56,14 +57,14 @@ def orthogonal_factor(matrix: Array, inner: Array | None = None) -> Array:
 
     def step(found: Array, weights: Array) -> tuple[Array, None]:
         first, second, third = weights
-        squares = _product(found.T, shifted(found))
+        squares = product(found.T, shifted(found))
         inverse, _ = inverse_and_log_det(identity + third * squares)
         ratio = second / third
-        return ratio * found + (first - ratio) * _product(found, inverse), None
+        return ratio * found + (first - ratio) * product(found, inverse), None
 
     weights = jnp.asarray(_weights(float(info.eps)), matrix.dtype)
     found, _ = jax.lax.scan(step, matrix / jnp.maximum(norm, info.tiny), weights)
-    return 1.5 * found - 0.5 * _product(found, _product(found.T, by_inner(found)))
+    return 1.5 * found - 0.5 * product(found, product(found.T, by_inner(found)))
 
 
 @lru_cache
@@ -81,7 +82,3 @@ def _weights(rounding: float) -> np.ndarray:
         found.append((first, second, third))
         least *= (first + second * square) / (1 + third * square)
     return np.array(found)
-
-
-def _product(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)

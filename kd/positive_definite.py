@@ -74,15 +74,15 @@ def _inverse_and_log_det(matrix: Array, block: int) -> tuple[Array, Array]:
     size = matrix.shape[-1]
     if size <= block:
         factor, inverse = _factor_and_inverse(matrix, block)
-        return _product(_transposed(inverse), inverse), log_diagonal(factor)
+        return product(_transposed(inverse), inverse), log_diagonal(factor)
     half = size // 2
     factor, inverse = _factor_and_inverse(matrix[..., :half, :half], block)
-    below = _product(matrix[..., half:, :half], _transposed(inverse))
-    rest = matrix[..., half:, half:] - _product(below, _transposed(below))
+    below = product(matrix[..., half:, :half], _transposed(inverse))
+    rest = matrix[..., half:, half:] - product(below, _transposed(below))
     last, log_det = _inverse_and_log_det(rest, block)
-    below = _product(below, inverse)
-    corner = -_product(last, below)
-    first = _product(_transposed(inverse), inverse) - _product(_transposed(below), corner)
+    below = product(below, inverse)
+    corner = -product(last, below)
+    first = product(_transposed(inverse), inverse) - product(_transposed(below), corner)
     whole = jnp.block([[first, _transposed(corner)], [corner, last]])
     return whole, log_det + log_diagonal(factor)
 
@@ -97,16 +97,17 @@ def _factor_and_inverse(matrix: Array, block: int) -> tuple[Array, Array]:
         return factor, jax.lax.linalg.triangular_solve(factor, identity, lower=True)
     half = size // 2
     first, first_inverse = _factor_and_inverse(matrix[..., :half, :half], block)
-    below = _product(matrix[..., half:, :half], _transposed(first_inverse))
-    rest = matrix[..., half:, half:] - _product(below, _transposed(below))
+    below = product(matrix[..., half:, :half], _transposed(first_inverse))
+    rest = matrix[..., half:, half:] - product(below, _transposed(below))
     last, last_inverse = _factor_and_inverse(rest, block)
-    corner = -_product(last_inverse, _product(below, first_inverse))
+    corner = -product(last_inverse, product(below, first_inverse))
     zeros = jnp.zeros((*matrix.shape[:-2], half, size - half), matrix.dtype)
     factor = jnp.block([[first, zeros], [below, last]])
     return factor, jnp.block([[first_inverse, zeros], [corner, last_inverse]])
 
 
-def _product(left: Array, right: Array) -> Array:
+def product(left: Array, right: Array) -> Array:
+    """In full single precision everywhere: GPUs' shorter formats make kernels indefinite."""
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 

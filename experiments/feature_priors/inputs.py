@@ -143,11 +143,9 @@ def check(settings: Settings) -> None:
             f"--expert_layer must name two layers, one of each expert; got "
             f"{len(settings.expert_layer)}."
         )
-    num_teachers = 2 if EXPERTS in settings.methods else 1
-    if settings.hidden and settings.hidden[0] < num_teachers:
+    if EXPERTS in settings.methods and settings.hidden[0] < 2:
         raise UserError(
-            f"--student_hidden has a first layer of {settings.hidden[0]} unit, which two experts "
-            "cannot have halves of."
+            "--student_hidden has a first layer of 1 unit, which two experts cannot have halves of."
         )
     if len(settings.hidden) < matched:
         raise UserError(f"--student_hidden needs {matched} layers to match, or more.")

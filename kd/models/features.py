@@ -23,9 +23,11 @@ def features_of(model: nn.Module, names: Sequence[str] | None = None) -> Feature
     into the collection "intermediates". The answer itself is `"output"`. `MLP` and `CNN` sow their
     hidden layers after activation, as `"hidden_0"`, where `"Dense_0"` is before it; `"Conv_0"` of a
     `CNN` is after activation and pooling. `RBM` and `NADE` sow `"hidden"`, the probabilities of
-    their hidden units given the whole input, bags `"members"`, each one's probabilities, and a
-    `GaussianMixture` `"components"`, those of its components given the input. What is called within
-    `nn.scan` has no name.
+    their hidden units given the whole input; `ResNet` `"stage_0"` and so on, and `"pooled"`;
+    `Transformer` and `LSTM` `"embedding"` and each layer's `"hidden_0"`, a `Transformer` its
+    `"attention_0"` too, scores before the softmax; bags `"members"`, each one's probabilities, and
+    a `GaussianMixture` `"components"`, those of its components given the input. What is called
+    within `nn.scan` has no name.
 
     Args:
       model: any; what it says must be arrays, or pytrees of them, whose leaves then have names

@@ -571,6 +571,22 @@ def test_answers_that_are_not_finite_are_one_line(tmp_path):
     assert "log_probs must not be NaN. Other settings or another --seed need" in message
 
 
+def test_students_whose_answers_are_not_finite_are_left_out(tmp_path):
+    curve, asked = tables.curve, []
+
+    def once(log_probs, labels):
+        asked.append(len(log_probs))
+        if asked.count(2) == 1 and asked[-1] == 2:  # Of the first two students.
+            raise NotFiniteError("log_probs must not be NaN.")
+        return curve(log_probs, labels)
+
+    given = TINY | {"method": "naive,logits", "label_share": "1"}
+    with study_runs.unverified_exports(), mock.patch.object(tables, "curve", once):
+        finished = study_runs.succeed_here(tmp_path / "run", given, module=MODULE)
+    values = finished.values()
+    assert values["diverged[fair,naive,1]"] == 1 and values["nll[fair,logits,1]"] > 0
+
+
 def test_an_expert_without_test_images_is_refused(tmp_path):
     """Four classes, of which the test has the last two."""
     rng = np.random.default_rng(0)

@@ -21,8 +21,8 @@ from kd.losses.features.gaussians import (
     procrustes,
     wasserstein,
 )
-from kd.losses.features.kernels import linear_kernel, product
-from kd.positive_definite import inverse_and_log_det
+from kd.losses.features.kernels import linear_kernel
+from kd.positive_definite import inverse_and_log_det, product
 from kd.types import Array
 
 JITTER = 1e-3
@@ -97,7 +97,7 @@ def gaussian_process_kl(
         noise = _jitter(jitter, jnp.sum(teacher**2) / size)
         found = linear_kl(student, teacher, noise)
     else:
-        own, kernel = (_kernel(kernel_fn, one) for one in (student, teacher))
+        own, kernel = _kernels(kernel_fn, student, teacher)
         noise = _jitter(jitter, jnp.trace(kernel) / size)
         found = kl(jittered(own, noise), jittered(kernel, noise))
     if means is None:
@@ -154,7 +154,7 @@ def gaussian_process_wasserstein(
     student, teacher = pair(student, teacher, centre=centre)
     if kernel_fn is linear_kernel:
         return procrustes(_by_width(student), _by_width(teacher))
-    own, kernel = (_kernel(kernel_fn, one) for one in (student, teacher))
+    own, kernel = _kernels(kernel_fn, student, teacher)
     noise = _jitter(ROOT_JITTER, jnp.trace(kernel) / len(teacher))
     return wasserstein(own, kernel, noise)
 
@@ -310,8 +310,8 @@ def gram_square_error(
       transfer", (7), whose polynomial kernel is of channels where this is of inputs.
     """
     student, teacher = pair(student, teacher, centre=centre)
-    own, kernel = (_kernel(kernel_fn, one) for one in (student, teacher))
-    return jnp.mean(jnp.square(own - jax.lax.stop_gradient(kernel)))
+    own, kernel = _kernels(kernel_fn, student, teacher)
+    return jnp.mean(jnp.square(own - kernel))
 
 
 def _log_dets(
@@ -329,19 +329,22 @@ def _log_dets(
         noise = _jitter(jitter, jnp.sum(teacher**2) / size)
         both = jnp.concatenate([student, teacher], axis=1) * 0.5**0.5
         return [linear_log_det(one, noise) for one in (both, student, teacher)]
-    own, kernel = (_kernel(kernel_fn, one) for one in (student, teacher))
-    kernels = own, jax.lax.stop_gradient(kernel)
-    noise = _jitter(jitter, jnp.trace(kernels[1]) / size)
-    together = (0.5 * (kernels[0] + kernels[1]), *kernels)
+    own, kernel = _kernels(kernel_fn, student, teacher)
+    noise = _jitter(jitter, jnp.trace(kernel) / size)
+    together = (0.5 * (own + kernel), own, kernel)
     return [inverse_and_log_det(jittered(one, noise))[1] for one in together]
 
 
-def _kernel(kernel_fn: Callable[[Array], Array], features: Array) -> Array:
+def _kernels(
+    kernel_fn: Callable[[Array], Array], student: Array, teacher: Array
+) -> tuple[Array, Array]:
+    """Of both, checked; the teacher's without gradients, whatever the kernel captures."""
     if not callable(kernel_fn):
         raise TypeError(f"kernel_fn must be a function, got {type(kernel_fn).__name__}.")
-    found = kernel_fn(features)
-    checks.check_shape("the kernel", found, (len(features), len(features)))
-    return found
+    own, kernel = kernel_fn(student), kernel_fn(teacher)
+    for found in (own, kernel):
+        checks.check_shape("the kernel", found, (len(student), len(student)))
+    return own, jax.lax.stop_gradient(kernel)
 
 
 def _at_least_0(distance: Array) -> Array:

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from kd.losses.features.kernels import product
 from kd.polar import orthogonal_factor
-from kd.positive_definite import factor_and_inverse, inverse_and_log_det, log_diagonal
+from kd.positive_definite import factor_and_inverse, inverse_and_log_det, log_diagonal, product
 from kd.types import Array
 
 SHIFT = 16  # Roundings of the trace.
@@ -105,13 +104,17 @@ def _orthonormal(features: Array, noise: Array) -> tuple[Orthonormal, Array]:
     matrices").
     """
     products = product(features.T, features)
-    shift = SHIFT * jnp.finfo(features.dtype).eps * jnp.trace(products)
-    factor, inverse = factor_and_inverse(jittered(products, noise + shift))
+    factor, inverse = factor_and_inverse(jittered(products, noise + _shift(products)))
     above, below = product(features, inverse.T), jnp.sqrt(noise) * inverse.T
     again = product(above.T, above) + product(below.T, below)
     second, inverse = factor_and_inverse(again)
     log_det = log_diagonal(factor) + log_diagonal(second)
     return Orthonormal(product(above, inverse.T), product(below, inverse.T)), log_det
+
+
+def _shift(products: Array) -> Array:
+    """What rounding of squares could take from their smallest eigenvalue."""
+    return SHIFT * jnp.finfo(products.dtype).eps * jnp.trace(products)
 
 
 def _residual(columns: Orthonormal, features: Array) -> tuple[Array, Array]:
@@ -155,7 +158,7 @@ def procrustes(student: Array, teacher: Array) -> Array:
 def _procrustes_and_slope(student: Array, teacher: Array) -> tuple[Array, Array]:
     """The distance and its derivative by the student's features."""
     other = _narrowed(teacher)
-    factor, basis = _rows(student)
+    factor, basis = _factored(student)
     cross = product(factor.T, other)
     inner = None if basis is None else product(basis, basis.T)
     turn = orthogonal_factor(cross, inner)
@@ -208,7 +211,7 @@ def _eigen_roots(kernel: Array, noise: Array) -> tuple[Array, Array]:
     return vectors, jnp.sqrt(jnp.maximum(values, 0.0) + noise)[None, :]
 
 
-def _rows(features: Array) -> tuple[Array, Array | None]:
+def _factored(features: Array) -> tuple[Array, Array | None]:
     """A factor `[N, N]` times a basis `[N, D]`, of features wider than N; else themselves and None.
 
     The product is exact, and the basis orthonormal but for what lies at the rounding of squares,
@@ -217,9 +220,8 @@ def _rows(features: Array) -> tuple[Array, Array | None]:
     if features.shape[1] <= len(features):
         return features, None
     products = product(features, features.T)
-    info = jnp.finfo(features.dtype)
-    shift = SHIFT * info.eps * jnp.trace(products) + info.tiny
-    factor, inverse = factor_and_inverse(jittered(products, shift))
+    tiny = jnp.finfo(features.dtype).tiny  # Of features that are all 0.
+    factor, inverse = factor_and_inverse(jittered(products, _shift(products) + tiny))
     return factor, product(inverse, features)
 
 

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 
 from kd import checks
 from kd.losses.features.batches import rows
+from kd.positive_definite import product
 from kd.types import Array
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def linear_kernel(features: Array) -> Array:
@@ -72,11 +71,6 @@ def rbf_kernel(length_scale: float = 1.0) -> Callable[[Array], Array]:
         return jnp.exp(-0.5 * distances / (length_scale**2 * features.shape[1]))
 
     return kernel_fn
-
-
-def product(left: Array, right: Array) -> Array:
-    """In full single precision everywhere: GPUs' shorter formats make kernels indefinite."""
-    return jnp.matmul(left, right, precision=HIGHEST)
 
 
 @jax.custom_jvp

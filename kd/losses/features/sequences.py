@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from kd import checks
 from kd.losses.features.batches import at_least_single
-from kd.losses.features.kernels import gram, product
+from kd.losses.features.kernels import gram
+from kd.positive_definite import product
 from kd.types import Array
 
 
@@ -30,7 +31,8 @@ def attention_square_error(student: Array, teacher: Array, mask: Array) -> Array
       A scalar; 0 where no token is.
 
     Raises:
-      ValueError: if the shapes do not fit, or values there that are known are not finite.
+      ValueError: if the shapes do not fit or hold nothing; if values there that are known are not
+        finite.
       TypeError: if features are not floating, or the mask is.
 
     Example:
@@ -65,7 +67,8 @@ def hidden_square_error(student: Array, teacher: Array, mask: Array) -> Array:
       A scalar; 0 where no token is.
 
     Raises:
-      ValueError: if the shapes do not fit, or values there that are known are not finite.
+      ValueError: if the shapes do not fit or hold nothing; if values there that are known are not
+        finite.
       TypeError: if features are not floating, or the mask is.
 
     Example:
@@ -97,7 +100,8 @@ def position_gram_square_error(student: Array, teacher: Array, mask: Array) -> A
       A scalar; 0 where no token is.
 
     Raises:
-      ValueError: if the lengths differ, or values there that are known are not finite.
+      ValueError: if the lengths differ or widths are 0; if values there that are known are not
+        finite.
       TypeError: if features are not floating, or the mask is.
 
     Example:
@@ -140,8 +144,9 @@ def flow_square_error(
       A scalar; 0 where no token is.
 
     Raises:
-      ValueError: if the shapes do not fit, or values there that are known are not finite.
-      TypeError: if features are not floating, or the mask is.
+      ValueError: if the shapes do not fit or hold nothing; if values there that are known are not
+        finite.
+      TypeError: if features are not floating, or the mask is; for what is no pair of layers.
 
     Example:
       >>> ones = jnp.ones((2, 1))
