@@ -104,7 +104,8 @@ def _kernels(
     for link in task.links:
         if link.own == own:
             model = task.lessons[link.teacher].model
-            title = TEACHERS[settings.experiment][link.teacher]
+            # Without what the table adds of the inputs that it is judged by.
+            title = TEACHERS[settings.experiment][link.teacher].split(",")[0]
             panels[title] = _gram(model, teachers[link.teacher].params, link.layer, x)
     for method in settings.methods:
         students = found.get(Condition(protocol, method, settings.label_share[0]))
