@@ -25,6 +25,7 @@ STYLE = {
 }
 
 MOST_LETTERS = 16  # Of a row's name.
+MOST_IN_A_LINE = 24  # Letters of a small picture's title.
 # Where the ends of an axis have less than this ratio, its labels in every decade.
 STEPS = ((30.0, (1, 2, 5)), (200.0, (1, 3)))
 
@@ -102,7 +103,7 @@ def draw_matrices(
 ) -> plt.Figure:
     """Matrices with entries from -1 to 1 side by side, by title, and what the colours mean.
 
-    `names` of their rows, shown at the left.
+    A long title goes on below its first comma. `names` of their rows, shown at the left.
     """
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(
@@ -117,7 +118,8 @@ def draw_matrices(
         zip(axes.ravel(), panels.items(), strict=False)
     ):
         image = axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
-        axis.set_title(title.replace(", ", "\n", 1), fontsize=8)
+        is_long = len(title) > MOST_IN_A_LINE
+        axis.set_title(title.replace(", ", "\n", 1) if is_long else title, fontsize=8)
         axis.set_xticks([])
         shown = names if index % columns == 0 else ()
         axis.set_yticks(range(len(shown)), map(_plain, shown), parse_math=False)

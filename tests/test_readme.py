@@ -151,10 +151,17 @@ def test_an_lstm_may_learn_a_transformers_gram_matrices():
     assert 0 < float(gram(moved, x)) < float(gram(params, x))
 
 
-def test_features_are_a_prior_where_labels_are_few():
-    """On held-out digits: better than the same network on the same 120 labels alone."""
+@pytest.fixture(scope="module")
+def taught_by_features():
+    """The names of the block that the two after it go on from."""
     names = {}
     exec(compile(block("gaussian_process_kl"), "README.md", "exec"), names)
+    return names
+
+
+def test_features_are_a_prior_where_labels_are_few(taught_by_features):
+    """On held-out digits: better than the same network on the same 120 labels alone."""
+    names = taught_by_features
     digits, student, x, y = (names[name] for name in ("digits", "student", "x", "y"))
     update = training.gradient(
         lambda params, batch: names["likelihood"](student, params, x[:120], y[:120]),
@@ -169,3 +176,37 @@ def test_features_are_a_prior_where_labels_are_few():
         return np.mean(np.argmax(logits, axis=1) == digits.test_y)
 
     assert accuracy(names["params"]) > accuracy(alone) + 0.015
+
+
+def test_weights_are_sampled_under_a_teachers_features(taught_by_features):
+    """The posterior is the sum of its three parts, and its chain knows the digits."""
+    names = dict(taught_by_features)
+    exec(compile(block("feature_log_prior"), "README.md", "exec"), names)
+    x, y, params, student = (names[name] for name in ("x", "y", "params", "student"))
+    batch = {"x": x[:60], "y": y[:60]}
+    own = jax.vmap(lambda one: names["student_fn"](params, one)["hidden_0"])(x[:200])
+    expected = (
+        -losses.features.gaussian_process_kl(own, names["told"])
+        - 5 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+        - 120 * names["likelihood"](student, params, batch["x"], batch["y"])
+    )
+    assert float(names["log_posterior"](params, batch)) == pytest.approx(float(expected), rel=1e-5)
+    assert names["samples"]["params"]["Dense_0"]["kernel"].shape == (50, 64, 128)
+    guesses = np.argmax(names["probs"], axis=1)
+    assert np.mean(guesses == names["digits"].test_y) > 0.8
+
+
+def test_a_regressor_and_variances_learn_beside_the_student(taught_by_features):
+    """The teacher's features become likelier, on images that it has not seen."""
+    names = dict(taught_by_features)
+    exec(compile(block("init_variance"), "README.md", "exec"), names)
+    assert names["layers"]["Conv_1"] == (2, 2, 32)
+    x = jnp.asarray(names["digits"].test_x)
+    told = jax.vmap(lambda one: names["teacher_fn"](names["taught"], one))(x)
+    batch = {"x": x, "teacher_features": told}
+    before, after = (
+        names["variational_information"](params, batch)
+        for params in (names["start"], names["state"].params)
+    )
+    assert after < before - 50
+    assert np.all(names["state"].params["variance"] != names["start"]["variance"])

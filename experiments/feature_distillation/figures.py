@@ -15,7 +15,8 @@ COLOURS = {"none": "C0", "contrastive": "C1"}
 def draw(run: Run, found: dict[str, list[Found]]) -> None:
     """Writes every figure into `figures/` of the workdir."""
     conditions = run.settings.conditions()
-    methods = [one for one in conditions if one.method != "layer"]
+    # The last layer alone is a method; others are compared with it, in a figure of their own.
+    methods = [one for one in conditions if one.layer in ("", LAST)]
     layers = [one for one in conditions if one.method == "layer"]
     with plt.rc_context(STYLE):
         if methods:
@@ -34,12 +35,12 @@ def _error(values: np.ndarray) -> float:
 
 def _methods(run: Run, conditions: list[Condition], found: dict[str, list[Found]]) -> plt.Figure:
     """Bars of mAP for every method, with one standard error; lines for the networks that teach."""
-    methods = list(dict.fromkeys(one.method for one in conditions))
-    figure, axis = plt.subplots(figsize=(6.4, 1.4 + 0.3 * len(methods)), layout="constrained")
-    places = np.arange(len(methods))[::-1]
+    kinds = list(dict.fromkeys(one._replace(supervision="") for one in conditions))
+    figure, axis = plt.subplots(figsize=(6.4, 1.4 + 0.3 * len(kinds)), layout="constrained")
+    places = np.arange(len(kinds))[::-1]
     height = 0.8 / len(run.settings.supervision)
     for index, supervision in enumerate(run.settings.supervision):
-        merits = [_merits(found, Condition(supervision, method).name) for method in methods]
+        merits = [_merits(found, one._replace(supervision=supervision).name) for one in kinds]
         axis.barh(
             places + 0.4 - height * (index + 0.5),
             [np.mean(one) for one in merits],
@@ -53,7 +54,7 @@ def _methods(run: Run, conditions: list[Condition], found: dict[str, list[Found]
         if name in found:
             value = float(np.mean(_merits(found, name)))
             axis.axvline(value, color="black", linestyle=style, linewidth=1, label=NETWORKS[name])
-    axis.set_yticks(places, [title_of(Condition("none", method)) for method in methods])
+    axis.set_yticks(places, [title_of(one) for one in kinds])
     axis.set_xlabel(MERIT)
     axis.grid(axis="y", visible=False)
     axis.set_axisbelow(True)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.feature_priors.settings import PRIORS, Condition
+from experiments.feature_priors.settings import CHAINS, PRIORS, Condition
 from experiments.feature_priors.tables import TEACHERS, TITLES, heading
 from experiments.feature_priors.tasks import Task
 from experiments.plotting import (
@@ -117,6 +117,8 @@ def _kernels(
     title = "Correlations of test inputs in the matched layer, by class"
     if len(settings.label_share) > 1:
         title += f"; {100 * settings.label_share[0]:g} % of the labels"
+    if any(method in CHAINS for method in settings.methods):
+        title += "; of a chain by its last weights"
     figure.suptitle(title, fontsize=10)
     return figure
 

@@ -11,7 +11,7 @@ import optax
 
 from experiments import chains
 from experiments.feature_priors import inputs
-from experiments.feature_priors.settings import Condition, Settings
+from experiments.feature_priors.settings import CHAINS, PRIORS, Condition, Settings
 from experiments.feature_priors.tasks import Task
 from experiments.run import Run
 from kd import inference, models, samplers, streams, training
@@ -40,30 +40,44 @@ class Inferred(NamedTuple):
 
 def is_sampled(condition: Condition) -> bool:
     """Whether it is a chain's average, and no single network."""
-    return condition.method.startswith("chain")
+    return condition.method in CHAINS
+
+
+def maxima(run: Run, task: Task, told: Batch) -> dict[tuple[bool, float], PyTree]:
+    """Weights at the maxima of every posterior that a kind of student has, each leaf `[R, ...]`.
+
+    Returns:
+      By whether it has the features' prior, and the share of labels: `kind_of` a condition.
+    """
+    found = {}
+    for condition in run.settings.conditions():
+        if kind_of(condition) not in found:
+            found[kind_of(condition)] = _maximise(run, task, told, condition)
+    return found
+
+
+def kind_of(condition: Condition) -> tuple[bool, float]:
+    """Of its posterior: whether it has the features' prior, and the share of labels."""
+    return condition.method in PRIORS, condition.share
 
 
 def posterior(
-    run: Run, task: Task, told: Batch, condition: Condition, evaluate_fn: Callable
+    run: Run, task: Task, told: Batch, condition: Condition, params: PyTree, evaluate_fn: Callable
 ) -> Inferred:
-    """Weights at the posterior's maxima, or of chains from there.
+    """Weights at a posterior's maxima, or of chains from there.
 
     Args:
       run: of the study.
       task: what is to be learned.
       told: images with the teacher's features.
       condition: the kind of student.
+      params: its `maxima`.
       evaluate_fn: weights `[R, ...]` to log-probabilities `[R, M, C]` of the test inputs.
     """
-    settings = run.settings
-    split = inputs.split_of(settings, task.dataset, condition.share, is_trial=False)
-    labelled = inputs.labelled_part(task.dataset, split)
-    examples = {"x": labelled["labelled_x"], "y": labelled["labelled_y"]}
-    log_posterior_fn = log_posterior_of(settings, task, told, condition, len(examples["y"]))
-    stream = streams.resample(examples, min(settings.batch_size, len(examples["y"])))
-    params = maximise(run, task, condition, log_posterior_fn, stream, len(examples["y"]))
     if not is_sampled(condition):
         return Inferred(params, np.asarray(evaluate_fn(params)), np.zeros(0))
+    settings = run.settings
+    log_posterior_fn, stream, _ = _target(run, task, told, condition)
     ends, means, squares = [], [], []
     for index in range(settings.num_repeats):
         start = jax.tree.map(lambda leaf, i=index: leaf[i], params)
@@ -132,22 +146,30 @@ def log_posterior_of(
     )
 
 
-def maximise(
-    run: Run,
-    task: Task,
-    condition: Condition,
-    log_posterior_fn: LogPosterior,
-    stream: Stream,
-    num_examples: int,
-) -> PyTree:
+def _target(
+    run: Run, task: Task, told: Batch, condition: Condition
+) -> tuple[LogPosterior, Stream, int]:
+    """The log-posterior, minibatches of labelled images for it, and how many of these there are."""
+    settings = run.settings
+    split = inputs.split_of(settings, task.dataset, condition.share, is_trial=False)
+    labelled = inputs.labelled_part(task.dataset, split)
+    examples = {"x": labelled["labelled_x"], "y": labelled["labelled_y"]}
+    count = len(examples["y"])
+    log_posterior_fn = log_posterior_of(settings, task, told, condition, count)
+    return log_posterior_fn, streams.resample(examples, min(settings.batch_size, count)), count
+
+
+def _maximise(run: Run, task: Task, told: Batch, condition: Condition) -> PyTree:
     """Maxima, each from a start and by minibatches of its own, each leaf `[R, ...]`."""
     settings = run.settings
+    log_posterior_fn, stream, num_examples = _target(run, task, told, condition)
     num_steps = inputs.num_steps(settings, task.dataset, settings.student_epochs)
     schedule = optax.cosine_decay_schedule(settings.maximum_rate, num_steps)
     update = training.gradient(
         lambda params, batch: -log_posterior_fn(params, batch) / num_examples, optax.adam(schedule)
     )
-    phase = f"maximum[{condition.name}]"
+    has_prior, share = kind_of(condition)
+    phase = f"maximum[{'prior' if has_prior else 'alone'},{share:g}]"
     key = run.key("students")
     keys = jax.random.split(jax.random.fold_in(key, 1), settings.num_repeats)
     x = jnp.asarray(task.dataset.train_x[0])

@@ -35,10 +35,19 @@ def _is_fair(settings: "Settings") -> bool:
 # What some settings are of.
 LEARNED = of_any("experiment", EXPERIMENTS[:-1])
 POSTERIOR = of_any("experiment", (SAMPLED,))
-WEIGHED = of_any("methods", ("map_prior", "chain_prior"))
+CHAINS = ("chain", "chain_prior")
+WEIGHED = Need(
+    lambda settings: (
+        settings.experiment == SAMPLED and bool({"map_prior", "chain_prior"} & {*settings.methods})
+    ),
+    "--experiment=sampled and --method=map_prior or chain_prior",
+)
 SOFTENED = of_any("methods", ("soft", "fitnets", "prior_soft"))
 NOISY = of_any("methods", ("noisy",))
-CHAIN = of_any("methods", ("chain", "chain_prior"))
+CHAIN = Need(
+    lambda settings: settings.experiment == SAMPLED and bool({*CHAINS} & {*settings.methods}),
+    "--experiment=sampled and --method=chain or chain_prior",
+)
 # Of the paper's presets. It gives the numbers of layers, their 3 x 3 kernels, 128 units, and the
 # student's 8,192 of table 2; the other sizes are ours. Convolutions are without padding.
 FASHION = {"teacher_channels": (32, 64), "pool_size": (2, 2), "student_hidden": (512, 128)}

@@ -80,9 +80,12 @@ def compare(run: Run, task: Task) -> list[Row]:
     teachers = {name: train_teacher(run, name, task) for name in task.lessons}
     told = tell(run, task, teachers)
     found, last = {}, None
+    is_posterior = run.settings.experiment == SAMPLED
+    maxima = sampling.maxima(run, task, told) if is_posterior else {}
     for condition in run.settings.conditions():
-        if run.settings.experiment == SAMPLED:
-            found[condition] = infer(run, task, told, condition)
+        if is_posterior:
+            params = maxima[sampling.kind_of(condition)]
+            found[condition] = infer(run, task, told, condition, params)
         else:
             try:
                 found[condition] = distil(run, task, told, teachers, condition)
@@ -175,10 +178,10 @@ def distil(
     return train_(phase, task, told, labelled, rate=rate, num_repeats=settings.num_repeats)
 
 
-def infer(run: Run, task: Task, told: Batch, condition: Condition) -> Students:
-    """Students that the posterior of all weights has, under the features' prior or without."""
+def infer(run: Run, task: Task, told: Batch, condition: Condition, params: PyTree) -> Students:
+    """Students that the posterior of all weights has, given its maxima."""
     predict = partial(log_probs_of_each, task.student, x=jnp.asarray(task.dataset.test_x))
-    found = sampling.posterior(run, task, told, condition, predict)
+    found = sampling.posterior(run, task, told, condition, params, predict)
     return Students(found.params, found.log_probs, run.settings.maximum_rate, found.r_hats)
 
 

@@ -8,6 +8,7 @@ from sklearn.metrics import f1_score
 
 from experiments import report
 from experiments.feature_priors.settings import (
+    CHAINS,
     DATASETS,
     FAIR,
     SAMPLED,
@@ -45,17 +46,17 @@ TITLES = {
     "logits": "logits",
     "soft": "soft targets",
     "noisy": "noisy logits",
-    "fitnets": "hint, soft targets",
-    "prior": "prior, labels",
-    "hint_labels": "hint, labels",
+    "fitnets": "hint, then soft targets",
+    "prior": "prior, then labels",
+    "hint_labels": "hint, then labels",
     "expert_0": "first expert's prior",
     "expert_1": "second expert's prior",
     "experts": "both experts' priors",
     "experts_shared": "both priors on one layer",
-    "copied": "copied, labels",
-    "prior_soft": "prior, soft targets",
-    "map": "its maximum",
-    "map_prior": "its maximum, prior",
+    "copied": "copied, then labels",
+    "prior_soft": "prior, then soft targets",
+    "map": "the maximum",
+    "map_prior": "the maximum, prior",
     "chain": "sampled",
     "chain_prior": "sampled, prior",
 }
@@ -177,6 +178,8 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
             _show_agreement(by_name, names)
     if any(f"diverged[{condition.name}]" in by_name for condition in settings.conditions()):
         print(f"{DIVERGED} The loss was no longer finite: a lower rate may do.")
+    if any(method in CHAINS for method in settings.methods):
+        print("What is sampled is an average over a chain, no one network: it has no export.")
     repeats = settings.num_repeats
     if repeats > 1:
         print(f"± is one standard error over {repeats} students.")

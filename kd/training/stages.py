@@ -133,7 +133,9 @@ def train_only(
 
     Args:
       optimizer: any.
-      layers: names; a parameter belongs to a layer if a part of its path has that name.
+      layers: names; a parameter belongs to a layer if a part of its path has that name, or, of a
+        name with slashes, several in a row: `"Dense_1"` of every network that has one,
+        `"student/params/Dense_1"` of the one that is called so.
 
     Raises:
       TypeError: for one string instead of a list.
@@ -156,13 +158,20 @@ def train_only(
             [jax.tree_util.keystr((key,), simple=True) for key in path]
             for path, _ in jax.tree_util.tree_leaves_with_path(params)
         ]
-        names = {name for path in paths for name in path}
-        if wanted - names:
+        found = [{name for name in wanted if _is_part(name, path)} for path in paths]
+        missing = wanted.difference(*found)
+        if missing:
+            names = {name for path in paths for name in path}
             raise ValueError(
-                f"there is no layer {', '.join(map(repr, sorted(wanted - names)))}; there are "
+                f"there is no layer {', '.join(map(repr, sorted(missing)))}; there are "
                 f"{', '.join(sorted(names))}."
             )
-        marks = ["move" if wanted & set(path) else "stay" for path in paths]
+        marks = ["move" if own else "stay" for own in found]
         return jax.tree.unflatten(jax.tree.structure(params), marks)
 
     return optax.partition({"move": optimizer, "stay": optax.set_to_zero()}, kinds)
+
+
+def _is_part(name: str, path: Sequence[str]) -> bool:
+    """Whether a name, or several with slashes between them, is part of a path."""
+    return f"/{name}/" in f"/{'/'.join(path)}/"

@@ -131,7 +131,7 @@ def test_a_maximums_file_has_its_likelihood(finished):
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     path = tmp_path / "run"
     given = TINY | {"method": "map_prior,chain_prior", "num_repeats": 1}
-    phases = ("maximum-fair-chain_prior-0.1", "chain-fair-chain_prior-0.1-0")
+    phases = ("maximum-prior-0.1", "chain-fair-chain_prior-0.1-0")
     with study_runs.unverified_exports():
         whole = study_runs.succeed_here(tmp_path / "whole", given, module=MODULE)
         study_runs.kill_again_and_again(path, given, phases, module=MODULE)

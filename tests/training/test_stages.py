@@ -123,6 +123,25 @@ def test_what_stays_stays_to_the_bit():
     assert np.all(after["Dense_1"]["kernel"] != params["params"]["Dense_1"]["kernel"])
 
 
+def test_one_network_of_several_by_its_path():
+    """Layers of two networks that are called alike."""
+    params = {"student": start(), "regressor": start()}
+    optimizer = train_only(optax.sgd(1.0), ["student/params/Dense_1", "regressor"])
+    ones = jax.tree.map(jnp.ones_like, params)
+    moved, _ = optimizer.update(ones, optimizer.init(params), params)
+    means = {
+        name: {layer: float(jnp.mean(leaf["bias"])) for layer, leaf in one["params"].items()}
+        for name, one in moved.items()
+    }
+    assert means == {
+        "student": {"Dense_0": 0.0, "Dense_1": -1.0},
+        "regressor": {"Dense_0": -1.0, "Dense_1": -1.0},
+    }
+    for near in ("dent/params/Dense_1", "student/Dense_1", "student/params/Dense_", "/student"):
+        with pytest.raises(ValueError, match=f"no layer '{near}'"):
+            train_only(optax.sgd(0.1), [near]).init(params)
+
+
 def test_raises():
     with pytest.raises(ValueError, match="the number of stages"):
         staged()
