@@ -6,7 +6,7 @@ this is of a batch, not of an example: a batch's kernel is no sum over its input
 mean over batches is an objective of its own, not an estimate of that of all the data.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from kd.losses.features.gaussians import (
     jittered,
     kl,
     linear_kl,
-    linear_log_det,
+    linear_log_dets,
     procrustes,
     wasserstein,
 )
@@ -320,15 +320,14 @@ def _log_dets(
     kernel_fn: Callable[[Array], Array],
     jitter: float,
     centre: bool,
-) -> list[Array]:
+) -> Sequence[Array]:
     """Of the mean of both covariances, of the student's and of the teacher's, jittered."""
     student, teacher = pair(student, teacher, centre=centre)
     size = len(student)
     if kernel_fn is linear_kernel:
         student, teacher = _by_width(student), _by_width(teacher)
         noise = _jitter(jitter, jnp.sum(teacher**2) / size)
-        both = jnp.concatenate([student, teacher], axis=1) * 0.5**0.5
-        return [linear_log_det(one, noise) for one in (both, student, teacher)]
+        return linear_log_dets(student, teacher, noise)
     own, kernel = _kernels(kernel_fn, student, teacher)
     noise = _jitter(jitter, jnp.trace(kernel) / size)
     together = (0.5 * (own + kernel), own, kernel)

@@ -55,7 +55,7 @@ def _linear_kl_and_slope(student: Array, teacher: Array, noise: Array) -> tuple[
         kernel = jittered(product(student, student.T), noise)
         value, slope = _kl_and_slope(kernel, jittered(product(teacher, teacher.T), noise))
         return value, product(slope, student)
-    log_det, half = _linear_log_det_and_slope(student, noise)
+    log_det, half = _log_det_and_slope(student, noise, _products(student))
     quadratic, other_log_det, both = _in_precision(student, teacher, noise)
     value = 0.5 * (quadratic - size + other_log_det - log_det)
     return jnp.maximum(value, 0.0), both - half
@@ -68,11 +68,15 @@ def _in_precision(student: Array, teacher: Array, noise: Array) -> tuple[Array, 
         precision, log_det = inverse_and_log_det(jittered(product(teacher, teacher.T), noise))
         both = product(precision, student)
         return jnp.sum(both * student) + noise * jnp.trace(precision), log_det, both
-    columns, log_det = _orthonormal(teacher, noise)
+    columns, log_det = _orthonormal(teacher, noise, _products(teacher))
     log_det += (size - width) * jnp.log(noise)
-    both, below = _residual(columns, student)
-    squares = jnp.sum(both**2) + jnp.sum(below**2)
-    return squares / noise + size - jnp.sum(columns.above**2), log_det, both / noise
+    above, below = product(columns.above, columns.turn.T), product(columns.below, columns.turn.T)
+    # Features above zeros, less their projection: the noise times their inverse is above. Its
+    # squares, and not a difference of squares, are the features in the inverse covariance.
+    shares = product(above.T, student)
+    both = student - product(above, shares)
+    squares = jnp.sum(both**2) + jnp.sum(product(below, shares) ** 2)
+    return squares / noise + size - jnp.sum(above**2), log_det, both / noise
 
 
 @linear_kl.defjvp
@@ -84,18 +88,22 @@ def _(
 
 
 class Orthonormal(NamedTuple):
-    """Columns that span those of features above the root of the noise times the identity.
+    """Columns that span those of features `[N, D]` above the root of the noise times the identity.
 
     Attributes:
-      above: `[N, D]`, of the features.
+      above: `[N, D]`, of the features; orthonormal together with those below but for rounding.
       below: `[D, D]`, of the noise.
+      inverse: `[D, D]`, of the triangle that the features are the columns' product with.
+      turn: `[D, D]`, whose transpose from the right makes them orthonormal to the last digits.
     """
 
     above: Array
     below: Array
+    inverse: Array
+    turn: Array
 
 
-def _orthonormal(features: Array, noise: Array) -> tuple[Orthonormal, Array]:
+def _orthonormal(features: Array, noise: Array, products: Array) -> tuple[Orthonormal, Array]:
     """Of `[N, D]`, N >= D; and the log det of their products `[D, D]`, jittered.
 
     The first Cholesky factor is of squares, and loses half of the digits; what rounding could make
@@ -103,13 +111,12 @@ def _orthonormal(features: Array, noise: Array) -> tuple[Orthonormal, Array]:
     (Fukaya et al., 2020, "Shifted Cholesky QR for computing the QR factorization of ill-conditioned
     matrices").
     """
-    products = product(features.T, features)
     factor, inverse = factor_and_inverse(jittered(products, noise + _shift(products)))
     above, below = product(features, inverse.T), jnp.sqrt(noise) * inverse.T
     again = product(above.T, above) + product(below.T, below)
-    second, inverse = factor_and_inverse(again)
+    second, turn = factor_and_inverse(again)
     log_det = log_diagonal(factor) + log_diagonal(second)
-    return Orthonormal(product(above, inverse.T), product(below, inverse.T)), log_det
+    return Orthonormal(above, below, inverse, turn), log_det
 
 
 def _shift(products: Array) -> Array:
@@ -117,36 +124,63 @@ def _shift(products: Array) -> Array:
     return SHIFT * jnp.finfo(products.dtype).eps * jnp.trace(products)
 
 
-def _residual(columns: Orthonormal, features: Array) -> tuple[Array, Array]:
-    """Features above zeros, less their projection: the noise times their inverse is above.
-
-    Its squares, and not a difference of squares, are the features in the inverse covariance.
-    """
-    shares = product(columns.above.T, features)
-    return features - product(columns.above, shares), product(columns.below, shares)
-
-
 @jax.custom_jvp
-def linear_log_det(features: Array, noise: Array) -> Array:
-    """Of the covariance of features `[N, D]`, jittered."""
-    return _linear_log_det_and_slope(features, noise)[0]
+def linear_log_dets(student: Array, teacher: Array, noise: Array) -> tuple[Array, Array, Array]:
+    """Of the mean covariance of features `[N, D_s]` and `[N, D_t]`, and of either's, jittered."""
+    return _log_dets_and_slopes(student, teacher, noise)[0]
 
 
-def _linear_log_det_and_slope(features: Array, noise: Array) -> tuple[Array, Array]:
-    """The log det and half of its derivative by the features."""
+def _log_dets_and_slopes(
+    student: Array, teacher: Array, noise: Array
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
+    """The log dets, and halves of the first two's derivatives by the student's features."""
+    width = student.shape[1]
+    both = jnp.concatenate([student, teacher], axis=1) * 0.5**0.5
+    products = [_products(features) for features in (student, teacher)]
+    if len(student) <= min(width, teacher.shape[1]):
+        mean = 0.5 * (products[0] + products[1])
+    else:
+        mean = _products(both)
+    together, slope = _log_det_and_slope(both, noise, mean, width)
+    own, own_slope = _log_det_and_slope(student, noise, products[0])
+    other, _ = _log_det_and_slope(teacher, noise, products[1])
+    return (together, own, other), (0.5**0.5 * slope, own_slope)
+
+
+@linear_log_dets.defjvp
+def _(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
+    log_dets, slopes = _log_dets_and_slopes(*primals)
+    together, own = (2 * jnp.sum(slope * tangents[0]) for slope in slopes)
+    return log_dets, (together, own, jnp.zeros_like(log_dets[2]))
+
+
+def _products(features: Array) -> Array:
+    """Of the rows with one another, or of the columns, whichever are fewer."""
+    is_wide = features.shape[0] <= features.shape[1]
+    return product(features, features.T) if is_wide else product(features.T, features)
+
+
+def _log_det_and_slope(
+    features: Array, noise: Array, products: Array, count: int | None = None
+) -> tuple[Array, Array]:
+    """The log det of features' covariance, and half of its derivative by the first of them.
+
+    Args:
+      features: `[N, D]`.
+      noise: on the covariance's diagonal.
+      products: of the features, `_products`.
+      count: how many columns of the features the derivative is by; None for all.
+    """
     size, width = features.shape
-    if size <= width:
-        columns, log_det = _orthonormal(features.T, noise)
-        return log_det, product(columns.below, columns.above.T) / jnp.sqrt(noise)
-    columns, log_det = _orthonormal(features, noise)
-    slope = product(columns.above, columns.below.T) / jnp.sqrt(noise)
-    return log_det + (size - width) * jnp.log(noise), slope
-
-
-@linear_log_det.defjvp
-def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    log_det, slope = _linear_log_det_and_slope(*primals)
-    return log_det, 2 * jnp.sum(slope * tangents[0])
+    is_wide = size <= width
+    columns, log_det = _orthonormal(features.T if is_wide else features, noise, products)
+    # The turn and its transpose are near the identity: nothing is lost by their product.
+    back = product(product(columns.turn.T, columns.turn), columns.inverse)
+    if is_wide:
+        return log_det, product(columns.above[:count], back).T
+    return log_det + (size - width) * jnp.log(noise), product(columns.above, back[:, :count])
 
 
 @jax.custom_jvp
