@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from kd import checks
 from kd.losses.features import gaussian_process_kl
+from kd.losses.features.batches import check_varied
 from kd.types import Array, PyTree
 
 Divergence = Callable[[Array, Array], Array]
@@ -55,7 +56,8 @@ def feature_log_prior(
 
     Raises:
       TypeError: for features that are not by layer, or not floating.
-      ValueError: for no layer, a strength that is not positive, or not as many features as inputs.
+      ValueError: for no layer, a strength that is not positive, not as many features as inputs; a
+        teacher's features that are not finite, or the same at all inputs.
 
     Example:
       >>> from kd import models
@@ -86,6 +88,8 @@ def feature_log_prior(
             raise ValueError(f"x and the teacher's {name!r} must be [N, ...].")
         if len(value) != len(x):
             raise ValueError(f"the teacher's {name!r} has {len(value)} inputs, and x {len(x)}.")
+        checks.check_finite(f"the teacher's {name!r}", value)
+        check_varied(f"the teacher's {name!r}", value)
     targets = {name: jax.lax.stop_gradient(value) for name, value in teacher_features.items()}
 
     def log_prior(params: PyTree) -> Array:

@@ -202,19 +202,27 @@ def test_priors_and_hints_by_hand(experiment, method):
 
 
 @pytest.mark.parametrize(
-    ("method", "moves_first", "moves_then"),
+    ("experiment", "method", "moves_first", "moves_then"),
     [
-        ("prior", {"Dense_0"}, {"Dense_1", "Dense_2"}),
-        ("hint_labels", {"Dense_0"}, {"Dense_1", "Dense_2"}),
-        ("fitnets", {"Dense_0"}, {"Dense_0", "Dense_1", "Dense_2"}),
-        ("naive", {"Dense_0", "Dense_1", "Dense_2"}, {"Dense_0", "Dense_1", "Dense_2"}),
+        ("fashion", "prior", {"Dense_0"}, {"Dense_1", "Dense_2"}),
+        ("fashion", "hint_labels", {"Dense_0"}, {"Dense_1", "Dense_2"}),
+        ("fashion", "fitnets", {"Dense_0"}, {"Dense_0", "Dense_1", "Dense_2"}),
+        ("fashion", "naive", {"Dense_0", "Dense_1", "Dense_2"}, {"Dense_0", "Dense_1", "Dense_2"}),
+        ("experts", "experts_shared", {"Dense_0"}, {"Dense_1", "Dense_2"}),
+        ("transfer", "copied", {"Dense_0", "Dense_1"}, {"Dense_0", "Dense_1"}),
+        ("transfer", "prior", {"Conv_0", "Conv_1"}, {"Dense_0", "Dense_1"}),
+        ("transfer", "naive", *2 * [{"Conv_0", "Conv_1", "Dense_0", "Dense_1"}]),
     ],
 )
-def test_what_each_stage_moves(method, moves_first, moves_then):
-    settings, task = task_of({})
+def test_what_each_stage_moves(experiment, method, moves_first, moves_then):
+    settings, task = task_of({"experiment": experiment})
     condition, batch = Condition("sgd", method, 1.0), batch_of(task)
     update = methods.update_of(settings, condition, task, rate=0.1, num_steps=2)
-    params = methods.start_of(condition, task, batch, {}, jax.random.key(0))
+    teachers = {
+        name: lesson.model.init(jax.random.key(1), task.dataset.train_x[0])
+        for name, lesson in task.lessons.items()
+    }
+    params = methods.start_of(condition, task, batch, teachers, jax.random.key(0))
     state = update.init(params)
     for moves in (moves_first, moves_then):
         before = state.params["student"]["params"]

@@ -42,13 +42,19 @@ def test_two_layers_and_two_teachers():
     )
 
 
-def test_two_experts_that_agree_are_one_at_twice_the_strength():
-    teacher = {"hidden_1": layers(1)["hidden_1"]}
-    one = inference.feature_log_prior(FEATURES_FN, X, teacher, strength=0.5)
-    twice = inference.feature_log_prior(FEATURES_FN, X, teacher, strength=1.0)
-    both = lambda params: one(params) + one(params)
-    values = [jax.value_and_grad(fn)(params_of(0)) for fn in (both, twice)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *values)
+def test_two_experts_that_agree_are_one_at_twice_the_strength(x64):
+    """Of other widths, whose features have the same products."""
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(6, 5))
+    turn = np.linalg.qr(rng.normal(size=(15, 15)))[0]
+    other = np.concatenate([one, one, one], axis=1) @ turn
+    priors = [
+        inference.feature_log_prior(FEATURES_FN, X, {"hidden_1": jnp.asarray(told)}, strength=a)
+        for told, a in ((one, 0.7), (other, 0.7), (one, 1.4))
+    ]
+    first, second, twice = (jax.value_and_grad(fn)(params_of(0)) for fn in priors)
+    both = jax.tree.map(jnp.add, first, second)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), both, twice)
 
 
 def test_two_teachers_of_one_layer_leave_it_their_harmonic_mean(x64):
@@ -158,6 +164,12 @@ def test_raises():
     ):
         with pytest.raises(error, match=r"must be (\[N, ...\]|an array)"):
             inference.feature_log_prior(FEATURES_FN, x, told)
+    for told, what in (
+        (jnp.ones((6, 3)), "the same at all 6"),
+        (jnp.full((6, 3), np.nan), "finite"),
+    ):
+        with pytest.raises(ValueError, match=f"teacher's 'hidden_0' .*{what}"):
+            inference.feature_log_prior(FEATURES_FN, X, {"hidden_0": told})
     each = inference.feature_log_prior(
         FEATURES_FN, X, teacher, divergence_fn=lambda one, other: one[:, 0]
     )

@@ -27,6 +27,7 @@ from kd.losses.features.kernels import linear_kernel, rbf_kernel
 from kd.losses.features.relational import (
     cosine_similarity,
     information_flow,
+    mutual_information_square_error,
     probabilistic_knowledge_transfer,
     quadratic_mutual_information,
     same_label,
@@ -63,6 +64,7 @@ __all__ = [
     "information_flow",
     "init_variance",
     "linear_kernel",
+    "mutual_information_square_error",
     "pairwise_distances",
     "position_gram_square_error",
     "probabilistic_knowledge_transfer",

@@ -21,13 +21,14 @@ def pair(student: Array, teacher: Array, *, centre: bool = False) -> tuple[Array
         are known, if they are not finite, or the teacher's are the same at all inputs.
       TypeError: for features that are not floating.
     """
+    given = teacher
     student, teacher = single("student", student), single("teacher", teacher)
     if len(student) != len(teacher):
         raise ValueError(
             f"student and teacher must have features of the same inputs, got {len(student)} of "
             f"the one's and {len(teacher)} of the other's."
         )
-    check_varied("the teacher's features", teacher)
+    check_varied("the teacher's features", given)  # Which may be known where all else is traced.
     teacher = jax.lax.stop_gradient(teacher)
     if centre:
         student, teacher = (x - jnp.mean(x, axis=0, keepdims=True) for x in (student, teacher))

@@ -88,7 +88,9 @@ def _normalised(features: Array, power: float) -> Array:
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(features)))
     is_dead = largest == 0
     features = features / jnp.where(is_dead, 1.0, largest)
-    found = jnp.sum(jnp.abs(features) ** power, axis=-1).ravel()
+    # The derivative of jnp.abs at 0 is 1.
+    sizes = features * jax.lax.stop_gradient(jnp.sign(features))
+    found = jnp.sum(sizes**power, axis=-1).ravel()
     square = jnp.where(is_dead, 1.0, jnp.sum(found**2))
     return jnp.where(is_dead, 0.0, found * jax.lax.rsqrt(square))
 

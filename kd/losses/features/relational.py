@@ -329,6 +329,54 @@ def quadratic_mutual_information(similarities: Array, labels: Array) -> Array:
     return (within + everything - 2 * between) / size**2
 
 
+def mutual_information_square_error(
+    student: Array,
+    teacher: Array,
+    labels: Array,
+    *,
+    similarity_fn: Callable[[Array], Array] = cosine_similarity,
+) -> Array:
+    r"""Squared difference of what two layers know of the labels, of a batch.
+
+    .. math:: E = (I(h^s, y) - I(h^t, y))^2
+
+    by `quadratic_mutual_information` of either's similarities. That the two are equal is what
+    probabilistic knowledge transfer is derived from, which asks for more, that similarities are,
+    and needs no label. This alone is a weak loss: one number of a batch.
+
+    Args:
+      student: `[N, ...]`, of N inputs, of any width. Gradients flow through.
+      teacher: `[N, ...]`, of the same inputs, of any width. No gradients.
+      labels: `[N]`, integers.
+      similarity_fn: features `[N, D]` to similarities `[N, N]`, of a positive definite kernel.
+
+    Returns:
+      A scalar, in squared units of similarities.
+
+    Raises:
+      ValueError, TypeError: as `probabilistic_knowledge_transfer` and
+        `quadratic_mutual_information`.
+
+    Example:
+      >>> h = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> labels = jnp.array([0, 1])
+      >>> print(f"{mutual_information_square_error(h, -3 * h, labels):.4f}")
+      0.0000
+      >>> print(f"{mutual_information_square_error(jnp.abs(h - 0.5), h, labels):.4f}")  # 1/8 - 0.
+      0.0156
+
+    Reference:
+      Passalis and Tefas (2018), section 3.
+    """
+    student, teacher = pair(student, teacher)
+    known = []
+    for features in (student, teacher):
+        similarities = similarity_fn(features)
+        checks.check_shape("similarities", similarities, (len(student), len(student)))
+        known.append(quadratic_mutual_information(similarities, labels))
+    return jnp.square(known[0] - jax.lax.stop_gradient(known[1]))
+
+
 def _log_shares(similarities: Array, with_self: bool) -> Array:
     """Logarithms of each row divided by its sum."""
     logs = jnp.log(jnp.maximum(similarities, FLOOR))

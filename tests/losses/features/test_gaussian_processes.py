@@ -18,8 +18,10 @@ from kd.losses.features import (
     gaussian_process_square_distance,
     gaussian_process_wasserstein,
     gram_square_error,
+    linear_kernel,
     rbf_kernel,
 )
+from kd.losses.features.gaussian_processes import JITTER
 
 LOSSES = [
     getattr(features, name)
@@ -120,6 +122,37 @@ def test_the_kl_and_its_means_are_numpyros(x64):
     np.testing.assert_allclose(slope, np.linalg.solve(t, means[0] - means[1]), rtol=1e-8)
 
 
+@pytest.mark.parametrize("kernel_fn", [linear_kernel, rbf_kernel(1.5)], ids=["linear", "rbf"])
+def test_means_with_either_kernel(kernel_fn, x64):
+    """In the teacher's covariance; nothing flows into the teacher's mean, or its kernel."""
+    student, teacher = map(jnp.asarray, draws((5, 8, 9)))
+    means = np.random.default_rng(1).normal(size=(2, 5))
+    kernels = [np.asarray(kernel_fn(one)) for one in (student, teacher)]
+    noise = 0.05 * np.trace(kernels[1]) / 5 * np.eye(5)
+    own, other = (
+        dist.MultivariateNormal(jnp.asarray(mean), covariance_matrix=jnp.asarray(kernel + noise))
+        for mean, kernel in zip(means, kernels, strict=True)
+    )
+
+    def kl(own_mean, mean, teacher):
+        given = {"kernel_fn": kernel_fn, "jitter": 0.05}
+        return gaussian_process_kl(student, teacher, means=(own_mean, mean), **given)
+
+    value, slopes = jax.value_and_grad(kl, argnums=(0, 1, 2))(*map(jnp.asarray, means), teacher)
+    assert float(value) == pytest.approx(float(dist.kl_divergence(own, other)), rel=1e-9)
+    assert np.all(slopes[0]) and not np.any(slopes[1]) and not np.any(slopes[2])
+
+
+def test_a_jitter_may_fall_with_the_steps(x64):
+    """Traced, with the same values, and no slope of its own."""
+    student, teacher = map(jnp.asarray, draws((5, 8, 9)))
+    fn = jax.jit(lambda jitter: gaussian_process_kl(student, teacher, jitter=jitter))
+    for jitter in (0.1, 0.01):
+        expected = by_hand(gaussian_process_kl, *map(np.asarray, (student, teacher)), jitter)
+        assert float(fn(jitter)) == pytest.approx(expected, rel=1e-6)
+    assert float(jax.grad(fn)(0.1)) == 0
+
+
 @pytest.mark.parametrize("loss", [one for one in LOSSES], ids=lambda loss: loss.__name__)
 def test_another_kernel(loss, x64):
     """Distances' kernel: by the same formulas on features whose products it is."""
@@ -167,6 +200,12 @@ def test_single_precision_at_singular_kernels(loss, shape):
     for s, t in (twice, (jnp.zeros_like(student), teacher), (teacher, teacher)):
         value, slope = jax.value_and_grad(loss)(s, t)
         assert np.isfinite(value) and np.all(np.isfinite(slope))
+        exact = by_hand(loss, np.asarray(s, float), np.asarray(t, float), JITTER)
+        assert float(value) == pytest.approx(exact, rel=1e-3, abs=3e-4)
+        _, _, _, exact_slope = in_single_and_double(loss, s, t)
+        # Of the teacher itself it is 0, and of the roots of a singular kernel not defined.
+        if s is not t and loss is not gaussian_process_wasserstein:
+            np.testing.assert_allclose(slope, exact_slope, rtol=0.01, atol=0.01 * np.max(slope))
     assert float(loss(teacher, teacher)) == pytest.approx(0.0, abs=3e-4)
 
 
@@ -401,8 +440,11 @@ def test_images_are_rows_of_features():
 )
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 def test_raises(loss, student, teacher, message):
+    student, teacher = (jnp.asarray(one, jnp.float32) for one in (student, teacher))
     with pytest.raises(ValueError, match=message):
-        loss(jnp.asarray(student, jnp.float32), jnp.asarray(teacher, jnp.float32))
+        loss(student, teacher)
+    with pytest.raises(ValueError, match=message):  # A teacher that is known where all is traced.
+        jax.jit(lambda: loss(student, teacher))()
 
 
 def test_raises_of_other_arguments():

@@ -157,6 +157,14 @@ def test_variances_of_any_size():
         assert float(jax.nn.softplus(rho)[0]) + 1e-5 == pytest.approx(variance, rel=1e-3)
 
 
+def test_channels_that_are_0_have_no_slope_of_their_own():
+    """Of absolute values, whose derivative there may be anything from -1 to 1."""
+    student = jnp.asarray(STUDENT, jnp.float32).at[..., 0].set(0.0)
+    teacher = jnp.asarray(TEACHER, jnp.float32)
+    slope = jax.grad(lambda s: attention_transfer(s, teacher, power=1.0))(student)
+    assert not np.any(slope[..., 0]) and np.any(slope[..., 1])
+
+
 @pytest.mark.parametrize("power", [jnp.inf, 0.5, "2", None])
 def test_powers_that_will_not_do(power):
     with pytest.raises((ValueError, TypeError), match="power must be"):

@@ -10,6 +10,7 @@ from kd.losses import features
 from kd.losses.features import (
     cosine_similarity,
     information_flow,
+    mutual_information_square_error,
     probabilistic_knowledge_transfer,
     quadratic_mutual_information,
     rbf_kernel,
@@ -141,7 +142,38 @@ def test_quadratic_mutual_information_is_its_integral(x64):
     alone = quadratic_mutual_information(kernel, np.zeros(6, int))
     assert float(alone) == pytest.approx(0.0, abs=1e-12)
     slope = jax.grad(lambda k: quadratic_mutual_information(k, labels))(kernel)
-    assert np.all(np.isfinite(slope)) and np.any(slope)
+    # It is linear in the similarities.
+    assert float(jnp.sum(slope * kernel)) == pytest.approx(float(found), rel=1e-9)
+
+
+@pytest.mark.parametrize("fn", KERNELS, ids=lambda fn: fn.__name__)
+def test_mutual_information_is_matched(fn, x64):
+    """By loops over pairs; the teacher is data."""
+
+    def known(h):
+        total, kernel = 0.0, similarity(fn, h)
+        shares = [np.mean(LABELS == label) for label in LABELS]
+        for i in range(5):
+            for j in range(5):
+                all_classes = sum(np.mean(LABELS == label) ** 2 for label in np.unique(LABELS))
+                total += kernel[i, j] * ((LABELS[i] == LABELS[j]) + all_classes - 2 * shares[i])
+        return total / 25
+
+    def by_hand(h):
+        return (known(h) - known(TEACHER)) ** 2
+
+    loss = lambda s, t: mutual_information_square_error(s, t, LABELS, similarity_fn=fn)
+    given = jnp.asarray(STUDENT), jnp.asarray(TEACHER)
+    value, slopes = jax.value_and_grad(loss, argnums=(0, 1))(*given)
+    assert float(value) == pytest.approx(by_hand(STUDENT), rel=1e-9)
+    flat = lambda x: np.array([by_hand(x.reshape(5, 3))])
+    steps = oracles.central_jacobian(flat, STUDENT.ravel())[0].reshape(5, 3)
+    np.testing.assert_allclose(slopes[0], steps, rtol=1e-5, atol=1e-9)
+    assert not np.any(slopes[1])
+    with pytest.raises(ValueError, match=r"similarities must have shape \(5, 5\)"):
+        mutual_information_square_error(*given, LABELS, similarity_fn=lambda h: h[:2] @ h[:2].T)
+    with pytest.raises(ValueError, match="the same at all 5 inputs"):
+        mutual_information_square_error(given[0], jnp.ones((5, 2)), LABELS)
 
 
 def test_raises():

@@ -91,8 +91,31 @@ def test_padding_changes_no_bit(name, filler):
 
     found = jax.value_and_grad(loss)(*as_arrays(jax.tree.map(padded, pair), jnp.float32), MASK)
     jax.tree.map(np.testing.assert_array_equal, found, plain)
-    # Nor does a longer batch, or its gradient at what is not there.
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found))
+
+
+@cases
+@pytest.mark.parametrize("length", [5, 40])
+def test_a_longer_batch_changes_roundings_alone(name, length):
+    """More padding behind: the same value, the same slopes, and none at what is not there."""
+    loss, _, *pair = CASES[name]
+    plain = jax.value_and_grad(loss)(*as_arrays(pair, jnp.float32), MASK)
+
+    def longer(x):
+        axes = (1, 2) if x.ndim == 3 else (0,)
+        ends = [(0, length - x.shape[axis] if axis in axes else 0) for axis in range(x.ndim)]
+        return np.pad(np.asarray(x), ends, constant_values=7.0)
+
+    mask = np.pad(MASK, (0, length - len(MASK)))
+    given = as_arrays(jax.tree.map(longer, pair), jnp.float32)
+    value, slopes = jax.value_and_grad(loss)(*given, mask)
+    assert float(value) == pytest.approx(float(plain[0]), rel=1e-5)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(
+            one, np.where(longer(np.ones(other.shape)) == 7, 0, longer(other)), atol=1e-5
+        ),
+        *(slopes, plain[1]),
+    )
 
 
 @cases
