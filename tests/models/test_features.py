@@ -163,3 +163,40 @@ def test_a_layer_that_is_named_as_the_answer_is_refused():
     params = Model().init(jax.random.key(0), jnp.ones(2))
     with pytest.raises(ValueError, match="two layers of Model are named 'output'"):
         features_of(Model())(params, jnp.ones(2))
+
+
+SMALL = {
+    "CNN": (models.CNN((2,), (3,), 2, kernel_size=3), (6, 6, 1)),
+    "GaussianMixture": (models.GaussianMixture(2, 3), (3,)),
+    "LSTM": (models.LSTM(7, 4, num_layers=1, num_outputs=2), None),
+    "MLP": (models.MLP((4,), 2), (3,)),
+    "NADE": (models.NADE(3, 4), (3,)),
+    "RBM": (models.RBM(3, 4), (3,)),
+    "Regressor": (models.Regressor((2, 2, 3)), (4,)),
+    "ResNet": (models.ResNet(2, (1,), (8,)), (6, 6, 1)),
+    "SigmoidBag": (models.SigmoidBag(4), (3,)),
+    "SoftmaxBag": (models.SoftmaxBag(4, 3), (3,)),
+    "Transformer": (models.Transformer(7, 4, num_layers=1, num_heads=2, num_outputs=2), None),
+}
+
+
+def test_every_module_is_there():
+    found = [getattr(models, name) for name in models.__all__]
+    modules = {m.__name__ for m in found if isinstance(m, type) and issubclass(m, nn.Module)}
+    assert modules == set(SMALL)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_module_has_features(name):
+    """Of the shapes that are said, besides the answer itself, and with gradients."""
+    model, shape = SMALL[name]
+    x = jnp.array([1, 2, 3]) if shape is None else jnp.ones(shape)
+    params = made(model, x)
+    found = features_of(model)(params, x)
+    assert {layer: value.shape for layer, value in found.items()} == layers_of(model, params, x)
+    assert len(found) > 1
+    np.testing.assert_allclose(found["output"], model.apply(params, x), rtol=1e-6)
+    hidden = [layer for layer in found if layer != "output"]
+    total = lambda p: sum(jnp.sum(value) for value in features_of(model, hidden)(p, x).values())
+    slopes = jax.tree.leaves(jax.grad(total)(params))
+    assert any(np.any(slope) for slope in slopes)
