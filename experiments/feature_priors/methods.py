@@ -5,13 +5,14 @@
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.feature_priors.settings import HINTED, SGD, Condition, Settings
+from experiments.feature_priors.settings import HINTED, SGD, WASSERSTEIN, Condition, Settings
 from experiments.feature_priors.tasks import Link, Task
 from kd import losses, models, training
 from kd.losses import features
@@ -79,20 +80,26 @@ def regressor_of(link: Link, batch: Batch) -> nn.Module:
 
 
 def prior(settings: Settings, links: Sequence[Link], model: nn.Module) -> Objective:
-    """KL divergences to the teachers' Gaussian processes, a sum over experts, nats an input."""
+    """Divergences from the teachers' Gaussian processes, a sum over experts, an input."""
+    divergence_fn = divergence_of(settings)
     features_fn = models.features_of(model, sorted({link.own for link in links}))
 
     def objective(params: PyTree, batch: Batch) -> Array:
         own = jax.vmap(lambda x: features_fn(params["student"], x))(batch["x"])
         divergences = [
-            features.gaussian_process_kl(
-                link.units(own[link.own]), batch["features"][link.told], jitter=settings.jitter
-            )
-            for link in links
+            divergence_fn(link.units(own[link.own]), batch["features"][link.told]) for link in links
         ]
         return sum(divergences) / len(batch["x"])
 
     return objective
+
+
+def divergence_of(settings: Settings) -> Callable[[Array, Array], Array]:
+    """Of a batch's features, the student's and the teacher's."""
+    given = {"kernel_fn": features.rbf_kernel()} if settings.kernel == "rbf" else {}
+    if settings.divergence != WASSERSTEIN:
+        given["jitter"] = settings.jitter
+    return partial(getattr(features, f"gaussian_process_{settings.divergence}"), **given)
 
 
 def hints(links: Sequence[Link], model: nn.Module) -> Objective:

@@ -1,7 +1,6 @@
 """A feature prior as the paper reads it: the posterior that it makes, maximised or sampled."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,12 +9,11 @@ import numpy as np
 import optax
 
 from experiments import chains
-from experiments.feature_priors import inputs
+from experiments.feature_priors import inputs, methods
 from experiments.feature_priors.settings import CHAINS, PRIORS, Condition, Settings
 from experiments.feature_priors.tasks import Task
 from experiments.run import Run
 from kd import inference, models, samplers, streams, training
-from kd.losses import features
 from kd.types import Array, Batch, PyTree, Stream
 
 LogPosterior = Callable[[PyTree, Batch], Array]
@@ -136,7 +134,7 @@ def log_posterior_of(
                 told["x"][:count],
                 compared,
                 strength=settings.strength,
-                divergence_fn=partial(features.gaussian_process_kl, jitter=settings.jitter),
+                divergence_fn=methods.divergence_of(settings),
             )
         )
     return samplers.minibatch_log_posterior(

@@ -26,6 +26,8 @@ PRIORS = (
     *("map_prior", "chain_prior"),
 )
 DATASETS = {"cifar": "cifar10"}
+WASSERSTEIN = "wasserstein"  # The one divergence that needs no jitter.
+DIVERGENCES = ("kl", "bhattacharyya", "hellinger", WASSERSTEIN)
 
 
 def _is_fair(settings: "Settings") -> bool:
@@ -36,6 +38,10 @@ def _is_fair(settings: "Settings") -> bool:
 LEARNED = of_any("experiment", EXPERIMENTS[:-1])
 POSTERIOR = of_any("experiment", (SAMPLED,))
 CHAINS = ("chain", "chain_prior")
+JITTERED = Need(
+    lambda settings: settings.divergence != WASSERSTEIN and bool({*PRIORS} & {*settings.methods}),
+    f"--method={' or '.join(PRIORS)}, and a --divergence other than {WASSERSTEIN}",
+)
 WEIGHED = Need(
     lambda settings: (
         settings.experiment == SAMPLED and bool({"map_prior", "chain_prior"} & {*settings.methods})
@@ -86,7 +92,7 @@ class Settings:
         "label_share": "data",
         "teacher_channels": "networks",
         "teacher_epochs": "training",
-        "jitter": "features as a prior",
+        "divergence": "features as a prior",
         "num_compared": "a prior to sample under",
         "temperature": "what it is compared with",
         "num_repeats": "repeats",
@@ -214,13 +220,27 @@ class Settings:
             "several values of --rate to choose from, by --protocol=fair",
         ),
     )
+    divergence: str = setting(
+        "kl",
+        "kl",
+        "of the student's Gaussian process from the teacher's; the paper's is kl",
+        choices=DIVERGENCES,
+        needs=of_any("methods", PRIORS),
+    )
+    kernel: str = setting(
+        "linear",
+        "linear",
+        "of features; rbf: of their distances, with a length scale of 1",
+        choices=("linear", "rbf"),
+        needs=of_any("methods", PRIORS),
+    )
     jitter: float = setting(
         1e-2,
         1e-2,
         "of the prior's kernels, times the teacher's mean variance",
         above=0,
         at_most=1e3,
-        needs=of_any("methods", PRIORS),
+        needs=JITTERED,
     )
     num_compared: int = setting(
         200,

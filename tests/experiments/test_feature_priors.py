@@ -11,7 +11,7 @@ import study_runs
 from PIL import Image
 
 from experiments.feature_priors import inputs, methods, study, tables, tasks
-from experiments.feature_priors.settings import METHODS, Condition, Settings
+from experiments.feature_priors.settings import DIVERGENCES, METHODS, Condition, Settings
 from experiments.flags import resolve
 from kd import data, models
 from kd.checks import NotFiniteError
@@ -199,6 +199,23 @@ def test_priors_and_hints_by_hand(experiment, method):
         expected += 0.5 * np.mean((guess - target) ** 2)
     found = methods.hints(task.links, task.student)(params, batch)
     assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_other_divergences_and_kernels(name, kernel):
+    settings, task = task_of({"divergence": name, "kernel": kernel})
+    batch = batch_of(task)
+    params = methods.start_of(Condition("fair", "prior", 1.0), task, batch, {}, jax.random.key(0))
+    (link,) = task.links_of("prior")
+    own_fn = models.features_of(task.student, [link.own])
+    own = jax.vmap(lambda x: own_fn(params["student"], x)[link.own])(batch["x"])
+    given = {} if name == "wasserstein" else {"jitter": 0.01}
+    given |= {"kernel_fn": features.rbf_kernel()} if kernel == "rbf" else {}
+    loss = getattr(features, f"gaussian_process_{name}")
+    expected = float(loss(own, batch["features"][link.told], **given)) / 10
+    found = methods.prior(settings, (link,), task.student)(params, batch)
+    assert float(found) == pytest.approx(expected, rel=1e-5) and expected > 0
 
 
 @pytest.mark.parametrize(
@@ -528,7 +545,21 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
         ({"kept_apart": 0.3}, "--kept_apart does nothing without several values of --rate"),
         ({"sgd_rate": 0.1}, "--sgd_rate does nothing without --protocol=sgd."),
         ({"jitter": 0.1, "method": "naive"}, "--jitter does nothing without --method=prior or"),
-        ({"step_size": 0.1}, "--step_size does nothing without --method=chain or chain_prior."),
+        ({"divergence": "hellinger", "method": "soft"}, "--divergence does nothing without"),
+        ({"kernel": "rbf", "method": "soft"}, "--kernel does nothing without --method=prior or"),
+        (
+            {"jitter": 0.1, "divergence": "wasserstein"},
+            "and a --divergence other than wasserstein.",
+        ),
+        ({"divergence": "kls"}, "--divergence must be kl | bhattacharyya | hellinger | wasserstein"),
+        (
+            {"step_size": 0.1},
+            "--step_size does nothing without --experiment=sampled and --method=chain or",
+        ),
+        (
+            {"strength": 3, "method": "prior"},
+            "--strength does nothing without --experiment=sampled and --method=map_prior or",
+        ),
         (
             {"experiment": "experts", "expert_layer": "Conv_1,Conv_2"},
             "teacher '1' has no layer 'Conv_2'; it has Conv_0, Conv_1, Dense_0, Dense_1, hidden_0",
