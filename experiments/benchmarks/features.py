@@ -21,6 +21,8 @@ BATCH, NUM_STEPS = 128, 10
 STUDENT = models.MLP((512, 128), 10)
 TEACHER = models.CNN((32, 64), (128,), 10, kernel_size=3)
 NARROW = models.CNN((16, 32), (64,), 10, kernel_size=3)
+THIN = models.MLP((64, 64), 10)  # Of layers narrower than the batch, as its teacher's.
+THIN_TEACHER = models.CNN((32, 64), (64,), 10, kernel_size=3)
 LAYER = "hidden_0"  # Of images a regressor has more weights than the student, and costs as much.
 LENGTH, NUM_WORDS = 32, 3000
 TRANSFORMER = models.Transformer(NUM_WORDS, 64, num_layers=2, num_heads=4, num_outputs=2)
@@ -74,8 +76,12 @@ def steps() -> list[Ratio]:
         "x": jnp.asarray(rng.uniform(size=(BATCH, 28, 28, 1)), jnp.float32),
         "y": jnp.asarray(rng.integers(10, size=BATCH)),
     }
-    dense, maps = Pair(TEACHER, STUDENT, batch), Pair(TEACHER, NARROW, batch)
-    return _ratios(dense, _dense_losses()) + _ratios(maps, _map_losses(), ", convolutions")
+    pairs = (
+        (Pair(TEACHER, STUDENT, batch), _dense_losses(), ""),
+        (Pair(THIN_TEACHER, THIN, batch), _thin_losses(), ", 64 units"),
+        (Pair(TEACHER, NARROW, batch), _map_losses(), ", convolutions"),
+    )
+    return [row for pair, named, where in pairs for row in _ratios(pair, named, where)]
 
 
 def sequences() -> list[Ratio]:
@@ -168,9 +174,6 @@ def _ratios(pair: Pair, losses_by_name: dict[str, Loss], where: str = "") -> lis
 def _dense_losses() -> dict[str, Loss]:
     """Of one layer."""
 
-    def one(loss_fn: Callable[..., Array], **given: Any) -> Loss:
-        return Loss(lambda params, own, told, batch: loss_fn(own[LAYER], told[LAYER], **given))
-
     def labelled(loss_fn: Callable[..., Array]) -> Loss:
         return Loss(
             lambda params, own, told, batch: loss_fn(own[LAYER], batch["y"]), is_taught=False
@@ -179,24 +182,43 @@ def _dense_losses() -> dict[str, Loss]:
     rbf = {"kernel_fn": features.rbf_kernel()}
     kl, flow = features.gaussian_process_kl, features.information_flow
     return {
-        "the KL": one(kl),
-        "the KL, RBF kernels": one(kl, **rbf),
-        "the Wasserstein distance": one(features.gaussian_process_wasserstein),
-        "the same, RBF kernels": one(features.gaussian_process_wasserstein, **rbf),
-        "the Bhattacharyya distance": one(features.gaussian_process_bhattacharyya),
-        "the Hellinger distance": one(features.gaussian_process_hellinger),
-        "the densities' distance": one(features.gaussian_process_square_distance),
-        "the kernels' distance": one(features.gram_square_error),
-        "knowledge transfer": one(features.probabilistic_knowledge_transfer),
+        "the KL": _one(kl),
+        "the KL, RBF kernels": _one(kl, **rbf),
+        "the Wasserstein distance": _one(features.gaussian_process_wasserstein),
+        "the same, RBF kernels": _one(features.gaussian_process_wasserstein, **rbf),
+        "the Bhattacharyya distance": _one(features.gaussian_process_bhattacharyya),
+        "the Hellinger distance": _one(features.gaussian_process_hellinger),
+        "the densities' distance": _one(features.gaussian_process_square_distance),
+        "the kernels' distance": _one(features.gram_square_error),
+        "knowledge transfer": _one(features.probabilistic_knowledge_transfer),
         "the same, both kernels, Jeffreys'": Loss(
             lambda params, own, told, batch: flow(own, told, {LAYER: 1.0})
         ),
         "the same, from labels": labelled(features.supervised_knowledge_transfer),
-        "distances": one(features.distance_absolute_error),
+        "mutual information": Loss(
+            lambda params, own, told, batch: features.mutual_information_square_error(
+                own[LAYER], told[LAYER], batch["y"]
+            )
+        ),
+        "distances": _one(features.distance_absolute_error),
         "contrastive supervision": labelled(features.contrastive),
         "a hint": Loss(_hints, is_regressed=True),
         "variational information": Loss(_guesses, is_regressed=True),
     }
+
+
+def _thin_losses() -> dict[str, Loss]:
+    """Of layers narrower than the batch."""
+    return {
+        "the KL": _one(features.gaussian_process_kl),
+        "the Wasserstein distance": _one(features.gaussian_process_wasserstein),
+        "the Bhattacharyya distance": _one(features.gaussian_process_bhattacharyya),
+    }
+
+
+def _one(loss_fn: Callable[..., Array], **given: Any) -> Loss:
+    """Of the first hidden layers."""
+    return Loss(lambda params, own, told, batch: loss_fn(own[LAYER], told[LAYER], **given))
 
 
 def _map_losses() -> dict[str, Loss]:

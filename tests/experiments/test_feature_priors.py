@@ -551,7 +551,10 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
             {"jitter": 0.1, "divergence": "wasserstein"},
             "and a --divergence other than wasserstein.",
         ),
-        ({"divergence": "kls"}, "--divergence must be kl | bhattacharyya | hellinger | wasserstein"),
+        (
+            {"divergence": "kls"},
+            "--divergence must be kl | bhattacharyya | hellinger | wasserstein",
+        ),
         (
             {"step_size": 0.1},
             "--step_size does nothing without --experiment=sampled and --method=chain or",
