@@ -40,21 +40,21 @@ PAPER_CIFAR = {
 PAPER_TEACHERS = {"fashion": (92.7,), "cifar": (65.6, 82.08, 89.77)}
 # What the tables show besides accuracy, and what the paper gives, in that order.
 SHOWN = {"fashion": ("f1",), "cifar": tuple(f"top{top}" for top in TOPS)}
-HEADINGS = {"f1": "macro F1 %"} | {f"top{top}": f"top {top} %" for top in TOPS}
+HEADINGS = {"f1": "macro F1 %"} | {f"top{top}": f"top {top}" for top in TOPS}
 TITLES = {
     "naive": "labels alone",
     "logits": "logits",
     "soft": "soft targets",
     "noisy": "noisy logits",
-    "fitnets": "hint, then soft",
-    "prior": "prior, then labels",
-    "hint_labels": "hint, then labels",
+    "fitnets": "hint → soft",
+    "prior": "prior → labels",
+    "hint_labels": "hint → labels",
     "expert_0": "first expert's prior",
     "expert_1": "second expert's prior",
     "experts": "both experts' priors",
     "experts_shared": "both priors on one layer",
-    "copied": "copied, then labels",
-    "prior_soft": "prior, then soft",
+    "copied": "copied → labels",
+    "prior_soft": "prior → soft",
     "map": "the maximum",
     "map_prior": "the maximum, prior",
     "chain": "sampled",
@@ -173,7 +173,7 @@ def show(summary: dict[str, Any], settings: Settings, workdir: Path) -> None:
                 if (condition.protocol, condition.share) == (protocol, share)
             }
             lines = [_line(by_name, title, name, shown) for name, title in names.items()]
-            report.print_table(title, [*header, "NLL", "ECE"], lines)
+            report.print_table(title, [*header, "NLL", "ECE %"], lines)
             _show_paper(by_name, names, shown)
             _show_agreement(by_name, names)
     if any(f"diverged[{condition.name}]" in by_name for condition in settings.conditions()):
@@ -190,13 +190,15 @@ def _line(by_name: report.RowsByName, title: str, name: str, shown: tuple[str, .
     if f"diverged[{name}]" in by_name:
         return [title, *(len(shown) + 2) * [DIVERGED]]
     first, *others = (by_name[f"{figure}[{name}]"] for figure in shown)
-    ece = by_name[f"ece[{name}]"] | {"stderr": None}
+    if len(others) > 1:  # As many as fit.
+        others = [other | {"stderr": None} for other in others]
+    ece = by_name[f"ece[{name}]"]
+    error = None if ece["stderr"] is None else 100 * ece["stderr"]
     return [
         title,
-        report.pm(first, 2),
-        *(report.pm(other | {"stderr": None}, 2) for other in others),
-        report.pm(by_name[f"nll[{name}]"], 4),
-        report.pm(ece, 4),
+        *(report.pm(one, 2) for one in (first, *others)),
+        report.pm(by_name[f"nll[{name}]"], 3),
+        report.pm({"value": 100 * ece["value"], "stderr": error}, 2),
     ]
 
 

@@ -40,6 +40,9 @@ def features_of(model: nn.Module, names: Sequence[str] | None = None) -> Feature
       input: a teacher's are stopped by the losses. It raises ValueError for a name that there
       is not, listing those that there are, and for a layer that is itself named `"output"`.
 
+    Raises:
+      TypeError: for what is no linen module, or names that are no list of strings.
+
     Example:
       >>> from kd import models
       >>> model = models.MLP((5, 4), 3)

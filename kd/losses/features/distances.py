@@ -22,6 +22,9 @@ def pairwise_distances(features: Array) -> Array:
     Args:
       features: `[N, D]`. Gradients flow through, 0 between inputs whose features count as equal.
 
+    Raises:
+      ValueError, TypeError: as `kd.losses.features.linear_kernel`.
+
     Example:
       >>> pairwise_distances(jnp.array([[0.0, 0.0], [3.0, 4.0]]))[0].tolist()
       [0.0, 5.0]

@@ -19,7 +19,11 @@ def linear_kernel(features: Array) -> Array:
     Divided by the width, so that layers of different widths can agree.
 
     Args:
-      features: `[N, D]`.
+      features: `[N, D]`. Gradients flow through.
+
+    Raises:
+      ValueError: for another rank, no width; where values are known, if they are not finite.
+      TypeError: for features that are not floating.
 
     Example:
       >>> linear_kernel(jnp.array([[1.0, 1.0], [0.0, 2.0]])).tolist()

@@ -29,6 +29,9 @@ def cosine_similarity(features: Array) -> Array:
     Args:
       features: `[N, D]`. Gradients flow through.
 
+    Raises:
+      ValueError, TypeError: as `kd.losses.features.linear_kernel`.
+
     Example:
       >>> cosine_similarity(jnp.array([[2.0, 0.0], [0.0, 1.0]])).tolist()
       [[1.0, 0.5], [0.5, 1.0]]
@@ -55,6 +58,9 @@ def student_t_similarity(features: Array) -> Array:
     Args:
       features: `[N, D]`. Gradients flow through, 0 between inputs whose features count as equal
         for `pairwise_distances`.
+
+    Raises:
+      ValueError, TypeError: as `kd.losses.features.linear_kernel`.
 
     Example:
       >>> kernel = student_t_similarity(jnp.array([[0.0, 0.0], [3.0, 4.0]]))

@@ -81,6 +81,7 @@ def init_variance(num_channels: int, *, variance: float = 5.0, floor: float = FL
 
     Raises:
       ValueError: for a variance that is not above the floor, or a count below 1.
+      TypeError: for a count that is no integer, a variance or a floor that is no number.
 
     Example:
       >>> rho = init_variance(2, variance=0.5)
