@@ -32,12 +32,16 @@ def pairwise_distances(features: Array) -> Array:
     features = rows(features)
     # Distances do not change, and there is less to cancel.
     features = features - jnp.mean(features, axis=0, keepdims=True)
-    sizes = jnp.sum(features**2, axis=1)
-    sums = sizes[:, None] + sizes[None, :]
-    squares = sums - 2 * gram(features)
+    return distances_of(gram(features), jnp.sum(features**2, axis=1))
+
+
+def distances_of(products: Array, squares: Array) -> Array:
+    """Of inner products `[N, N]` of features, and their squared norms `[N]`."""
+    sums = squares[:, None] + squares[None, :]
+    found = sums - 2 * products
     # Of what is rounding alone a root has any slope.
-    is_same = squares <= 16 * jnp.finfo(features.dtype).eps * sums
-    return jnp.where(is_same, 0.0, jnp.sqrt(jnp.where(is_same, 1.0, squares)))
+    is_same = found <= 16 * jnp.finfo(products.dtype).eps * sums
+    return jnp.where(is_same, 0.0, jnp.sqrt(jnp.where(is_same, 1.0, found)))
 
 
 def distance_absolute_error(student: Array, teacher: Array) -> Array:

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from kd import checks
 from kd.losses.features.batches import at_least_single, check_labels, pair, rows, single
-from kd.losses.features.distances import pairwise_distances
+from kd.losses.features.distances import distances_of, pairwise_distances
 from kd.losses.features.kernels import gram
+from kd.positive_definite import product
 from kd.types import Array
 
 FLOOR = 1e-7  # Of a similarity: cosine kernels reach 0, where logarithms do not.
@@ -193,6 +194,9 @@ def information_flow(
     layer alone, in released code by this same sum over both kernels, with a weight of 1; the
     student then follows all of its layers.
 
+    Both kernels are of one Gram matrix of features less their mean, so that cosines of inputs whose
+    features are less than a thousandth of the mean's have errors of 1e-4 in single precision.
+
     The weights of layers before the last should fall early, as connections form in the first
     epochs: the reference has 1 for the last layer and :math:`100 \cdot 0.7^{epoch}` for others,
     `optax.exponential_decay(100, steps_an_epoch, 0.7, staircase=True)` of a batch's number
@@ -236,12 +240,27 @@ def information_flow(
                 raise ValueError(
                     f"the {whose} has no layer {name!r}; it has {', '.join(sorted(features))}."
                 )
-        for similarity_fn in (cosine_similarity, student_t_similarity):
-            divergence = probabilistic_knowledge_transfer(
-                student[name], teacher[name], similarity_fn=similarity_fn, divergence="jeffreys"
-            )
-            terms.append(weight * divergence)
+        both = zip(*map(_both_similarities, pair(student[name], teacher[name])), strict=True)
+        terms += [weight * similarity_divergence(*one, divergence="jeffreys") for one in both]
     return sum(terms)
+
+
+def _both_similarities(features: Array) -> tuple[Array, Array]:
+    """`cosine_similarity` and `student_t_similarity`, of one Gram matrix of centred features."""
+    # Of a largest entry of 1 no square overflows; distances have their scale again below.
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(features)))
+    features = features / jnp.where(size == 0, 1.0, size)
+    mean = jnp.mean(features, axis=0)
+    centred = features - mean[None]
+    products = gram(centred)
+    distances = size * distances_of(products, jnp.sum(centred**2, axis=1))
+    along = product(centred, mean)
+    inner = products + along[:, None] + along[None, :] + jnp.sum(mean**2)
+    squares = jnp.sum(features**2, axis=1)
+    is_dead = squares == 0
+    scales = jnp.where(is_dead, 0.0, jax.lax.rsqrt(jnp.where(is_dead, 1.0, squares)))
+    cosines = jnp.clip(inner * scales[:, None] * scales[None, :], -1.0, 1.0)
+    return 0.5 * (cosines + 1), 1 / (1 + distances)
 
 
 def supervised_knowledge_transfer(

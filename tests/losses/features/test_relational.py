@@ -233,6 +233,50 @@ def test_information_flow_is_a_sum_over_layers_and_kernels(x64):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(slope))
 
 
+LAYERS = {
+    "rectified": lambda x: np.maximum(x, 0),
+    "far from 0": lambda x: x + 100,
+    "large": lambda x: 1e25 * x,
+    "small": lambda x: 1e-25 * x,
+    "a dead input": lambda x: x * (np.arange(len(x)) > 0)[:, None],
+    "a small input": lambda x: x * np.where(np.arange(len(x)), 1, 1e-3)[:, None] + 1e-4,
+    "all alike but one": lambda x: np.where(np.arange(len(x))[:, None] > 0, x[1:2], x),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_information_flow_in_single_precision(layer):
+    """Of one product a layer, as near to float64 as of the two kernels by themselves."""
+    rng = np.random.default_rng(1)
+    given = [
+        np.float32(LAYERS[layer](rng.normal(size=(64, width)).astype(np.float64)))
+        for width in (48, 80)
+    ]
+
+    def values(dtype, fns):
+        student, teacher = (jnp.asarray(one, dtype) for one in given)
+        return [np.asarray(x, float) for x in jax.value_and_grad(fns)(student, teacher)]
+
+    def apart(student, teacher):
+        return sum(
+            probabilistic_knowledge_transfer(
+                student, teacher, similarity_fn=fn, divergence="jeffreys"
+            )
+            for fn in KERNELS
+        )
+
+    flow = lambda s, t: information_flow({"a": s}, {"a": t}, {"a": 1.0})
+    value, slope = values(jnp.float32, flow)
+    with jax.enable_x64(True):
+        exact, exact_slope = values(jnp.float64, apart)
+        same, same_slope = values(jnp.float64, flow)
+    assert same == pytest.approx(exact, rel=1e-9)
+    scale = np.max(np.abs(exact_slope))
+    np.testing.assert_allclose(same_slope, exact_slope, rtol=1e-6, atol=1e-9 * scale)
+    assert value == pytest.approx(exact, rel=1e-4, abs=1e-6)
+    np.testing.assert_allclose(slope, exact_slope, rtol=2e-3, atol=2e-3 * scale)
+
+
 def test_information_flow_between_layers_there_are():
     h = {"a": jnp.eye(3)}
     with pytest.raises(ValueError, match="the teacher has no layer 'b'; it has a"):
