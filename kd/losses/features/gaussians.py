@@ -12,12 +12,24 @@ from kd.polar import orthogonal_factor
 from kd.positive_definite import factor_and_inverse, inverse_and_log_det, log_diagonal, product
 from kd.types import Array
 
-SHIFT = 16  # Roundings of the trace.
+# Roundings of a trace: what the first factor of a singular kernel takes, and the least noise that a
+# kernel has which is factored once.
+SHIFT, LEAST = 16, 4
 
 
 def jittered(kernel: Array, noise: Array) -> Array:
     """The covariance with noise on its diagonal."""
     return kernel + noise * jnp.eye(len(kernel), dtype=kernel.dtype)
+
+
+def _safely_jittered(kernel: Array, noise: Array) -> Array:
+    """The covariance, with noise that is not lost in rounding.
+
+    Where inputs are twice in a batch, and a student is far larger than its teacher, it would be,
+    and the covariance not be positive.
+    """
+    least = LEAST * jnp.finfo(kernel.dtype).eps * jnp.trace(kernel)
+    return jittered(kernel, jnp.maximum(noise, least))
 
 
 @jax.custom_jvp
@@ -52,8 +64,8 @@ def _linear_kl_and_slope(student: Array, teacher: Array, noise: Array) -> tuple[
     """The divergence and its derivative by the student's features."""
     size, widths = len(student), (student.shape[1], teacher.shape[1])
     if size <= min(widths):
-        kernel = jittered(product(student, student.T), noise)
-        value, slope = _kl_and_slope(kernel, jittered(product(teacher, teacher.T), noise))
+        kernels = [_safely_jittered(product(one, one.T), noise) for one in (student, teacher)]
+        value, slope = _kl_and_slope(*kernels)
         return value, product(slope, student)
     log_det, half = _log_det_and_slope(student, noise, _products(student))
     quadratic, other_log_det, both = _in_precision(student, teacher, noise)

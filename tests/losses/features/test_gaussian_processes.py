@@ -484,6 +484,17 @@ def test_spectra_beyond_single_precision(divergence, size, jitter):
     assert value == pytest.approx(exact, rel=5e-3) and np.all(np.isfinite(slope))
 
 
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+@pytest.mark.parametrize("factor", [10, 1e3, 1e5])
+def test_a_larger_student_and_inputs_that_are_twice(loss, factor):
+    """Where the jitter, which is of the teacher's scale, is lost in the student's rounding."""
+    student, teacher = draws((32, 64, 48))
+    student = factor * np.repeat(student[:8], 4, axis=0)
+    value, slope, exact, _ = in_single_and_double(loss, student, teacher)
+    assert np.all(np.isfinite(slope))
+    assert value == pytest.approx(exact, rel=1e-3)
+
+
 def test_a_student_much_larger_than_its_teacher():
     one, other = draws((6, 3, 4))
     for divergence in (gaussian_process_kl, gaussian_process_bhattacharyya):
