@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that `--help` and a bad flag are answered at 
 
 import dataclasses
 import hashlib
+import importlib
 import logging
 import math
 import os
@@ -282,6 +283,15 @@ def main(
       options: those of `Options` that this study has, besides `COMMON_OPTIONS`.
     """
     _settle_streams()
+    try:
+        _main(name, description, settings_class, run_fn, options)
+    except KeyboardInterrupt:
+        _stop()
+
+
+def _main(
+    name: str, description: str, settings_class: type, run_fn: Callable, options: Sequence[str]
+) -> None:
     if {"--help", "-help", "-h", "--h"} & set(sys.argv[1:]):
         print(help_text(name, description, settings_class, options))
         return
@@ -330,15 +340,36 @@ def _run(name: str, settings_class: type, run_fn) -> None:
         settings = resolve(settings_class, preset, given)
         workdir = Path(found.pop("workdir") or default_workdir(name, preset, settings))
         options = Options(workdir, **found)
+        _load_jax()
         run_fn(preset, settings, options)
     except UserError as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error}. Nothing that was saved is lost: free the cause, run the same command.")
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # A second one would only tear the exit.
-        message = "stopped; the same command goes on from the last checkpoint, if any."
-        _fail(message, status=130, word="")
+        _stop()
+
+
+def _stop() -> typing.NoReturn:
+    """After a Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # A second one would only tear the exit.
+    message = "stopped; the same command goes on from the last checkpoint, if any."
+    _fail(message, status=130, word="")
+
+
+def _load_jax() -> None:
+    """Imports jax; a Ctrl-C waits for that: half-loaded extensions make other errors of it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        return
+    came = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: came.set())
+    try:
+        importlib.import_module("jax")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came.is_set():
+        raise KeyboardInterrupt
 
 
 def _settle_streams() -> None:

@@ -25,6 +25,7 @@ STYLE = {
 }
 
 MOST_LETTERS = 16  # Of a row's name.
+LEAST = 1e-7  # On an axis of logarithms: what is smaller is rounding.
 MOST_IN_A_LINE = 24  # Letters of a small picture's title.
 # Where the ends of an axis have less than this ratio, its labels in every decade.
 STEPS = ((30.0, (1, 2, 5)), (200.0, (1, 3)))
@@ -64,11 +65,14 @@ def _label(axis: Axis, limits: tuple[float, float], format_fn: Callable[[float, 
 def draw_rows(axis: plt.Axes, values: Sequence[np.ndarray], colours: Sequence[str]) -> None:
     """A row for each method: the mean and one standard error, and every student as a tick.
 
-    One without students stays empty.
+    One without students stays empty. On an axis of logarithms, which is one already, what rounding
+    took to 0 stands at `LEAST`.
     """
+    is_log = axis.get_xscale() == "log"
     for place, (own, colour) in enumerate(zip(values, colours, strict=True)):
         if not len(own):
             continue
+        own = np.maximum(own, LEAST) if is_log else own
         error = np.std(own, ddof=1) / len(own) ** 0.5 if len(own) > 1 else 0
         axis.plot(own, np.full(len(own), place), "|", color=colour, alpha=0.5, markersize=8)
         axis.errorbar(
@@ -76,6 +80,12 @@ def draw_rows(axis: plt.Axes, values: Sequence[np.ndarray], colours: Sequence[st
         )
     axis.set_ylim(len(values) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
+
+
+def draw_teacher(axis: plt.Axes, value: float) -> None:
+    """A dashed line across the rows; as `draw_rows` on an axis of logarithms."""
+    value = max(value, LEAST) if axis.get_xscale() == "log" else value
+    axis.axvline(value, color="black", linestyle="--", linewidth=1)
 
 
 def explain_rows(

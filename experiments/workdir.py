@@ -39,6 +39,7 @@ OWNED = {
     "tensorboard",
 }
 TICK_SECONDS = 2.0
+MOST_LETTERS = 200  # Of a value that is shown.
 NUMERICS = ("enable_x64", "default_prng_impl", "default_matmul_precision")
 ROW_NUMBERS, ROW_MAYBE = ("value", "repeats"), ("stderr", "paper")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -231,12 +232,13 @@ class Workdir:
         config = _read_json(path)
         if config.get("experiment") != self._config["experiment"]:
             raise UserError(
-                f"--workdir {self.path} holds a run of {config.get('experiment')!r}; "
+                f"--workdir {self.path} holds a run of {_shown(repr(config.get('experiment')))}; "
                 "choose another."
             )
         there, here = _dict(config.get("settings")), self._config["settings"]
         differing = [
-            f"{name} ({there.get(name, 'absent')} there, {here.get(name, 'absent')} here)"
+            f"{_shown(name)} ({_shown(there.get(name, 'absent'))} there, "
+            f"{_shown(here.get(name, 'absent'))} here)"
             for name in sorted(there.keys() | here.keys())
             if there.get(name) != here.get(name)
         ]
@@ -268,6 +270,12 @@ class Workdir:
                 self.path,
                 " and ".join(changed),
             )
+
+
+def _shown(value: Any) -> str:
+    """What a file says, for a line of a terminal: whatever it is, short and without control."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(value))
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
 
 
 class MetricsLog:

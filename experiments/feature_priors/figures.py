@@ -12,6 +12,7 @@ from experiments.plotting import (
     STYLE,
     draw_matrices,
     draw_rows,
+    draw_teacher,
     explain_rows,
     label_values,
     plt,
@@ -60,6 +61,9 @@ def _methods(
         sharey="row",
         sharex="col",
     )
+    for index, (_, title) in enumerate(columns):
+        if title == NLL:
+            axes[-1, index].set_xscale("log")
     colours = tuple(COLOURS.values())
     # Of those that teach all classes.
     alike = [
@@ -76,14 +80,12 @@ def _methods(
             ]
             draw_rows(axis, values, [colours[method in PRIORS] for method in chosen])
             for own in alike:
-                value = MERITS[title](own[None], labels)[0]
-                axis.axvline(value, color="black", linestyle="--", linewidth=1)
+                draw_teacher(axis, MERITS[title](own[None], labels)[0])
         row[0].set_yticks(range(len(chosen)), [TITLES[method] for method in chosen])
         row[0].set_ylabel(f"{100 * share:g} % of the labels")
     for index, (protocol, title) in enumerate(columns):
         axes[-1, index].set_xlabel(title)
         if title == NLL:
-            axes[-1, index].set_xscale("log")
             label_values(axes[-1, index], "x")
         else:
             axes[0, index].set_title(heading(settings, protocol), loc="left", fontsize=9)

@@ -10,6 +10,7 @@ from experiments.plotting import (
     STYLE,
     draw_matrices,
     draw_rows,
+    draw_teacher,
     explain_rows,
     label_values,
     plt,
@@ -44,12 +45,13 @@ def _methods(run: Run, task: Task, teacher: Any, found: dict[Condition, Any]) ->
         sharey="row",
         sharex="col",
     )
+    axes[-1, -1].set_xscale("log")  # What has learned few labels by heart is far off.
     own = merits_of(teacher.log_probs[None], labels)
     colours = [SMALL if method in TINY else LSTM for method in chosen]
     for row, share in zip(axes, shares, strict=True):
         merits = [merits_of(found[Condition(method, share)].log_probs, labels) for method in chosen]
         for axis, name in zip(row, MERITS, strict=True):
-            axis.axvline(own[name][0], color="black", linestyle="--", linewidth=1)
+            draw_teacher(axis, own[name][0])
             draw_rows(axis, [one[name] for one in merits], colours)
         count = max(1, round(share * len(task.dataset.train_y)))
         row[0].set_title(
@@ -60,7 +62,6 @@ def _methods(run: Run, task: Task, teacher: Any, found: dict[Condition, Any]) ->
         row[0].set_yticks(range(len(chosen)), [TITLES[method] for method in chosen])
     for axis, title in zip(axes[-1], MERITS.values(), strict=True):
         axis.set_xlabel(title)
-    axes[-1, -1].set_xscale("log")  # What has learned few labels by heart is far off.
     label_values(axes[-1, -1], "x")
     explain_rows(figure)
     return figure

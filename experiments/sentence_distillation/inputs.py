@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.flags import UserError
-from experiments.sentence_distillation.settings import MATCHED, NEGATIONS, Settings
+from experiments.sentence_distillation.settings import MATCHED, NEGATIONS, TINY, Settings
 from kd import data, streams
 from kd.data import SentenceDataset
 from kd.types import Batch, Stream
@@ -50,11 +50,13 @@ def _folder(settings: Settings) -> str:
 
 def check(settings: Settings) -> None:
     """Refuses settings that do not go together."""
-    for name in ("teacher_width", "tiny_width"):
+    has_tiny = any(method in TINY for method in settings.method)
+    has_recurrent = any(method not in TINY for method in settings.method)
+    for name in ("teacher_width", *has_tiny * ("tiny_width",)):
         width = getattr(settings, name)
         if width % settings.num_heads:
             raise UserError(f"--num_heads={settings.num_heads} does not divide --{name}={width}.")
-    for name in ("student_layers", "tiny_layers"):
+    for name in (*has_recurrent * ("student_layers",), *has_tiny * ("tiny_layers",)):
         layers = getattr(settings, name)
         if settings.teacher_layers % layers:
             raise UserError(

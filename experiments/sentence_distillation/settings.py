@@ -105,7 +105,7 @@ class Settings:
         0.2, 0.1, "of the sentences of each class, for the test", above=0, at_most=0.9
     )
     teacher_layers: int = setting(2, 2, "blocks of the teacher", at_least=1, at_most=100)
-    teacher_width: int = setting(32, 64, "of its embeddings and blocks", at_least=1, at_most=10_000)
+    teacher_width: int = setting(32, 64, "of its embeddings and blocks", at_least=2, at_most=10_000)
     num_heads: int = setting(
         2, 4, "of attention, of both Transformers; divides their widths", at_least=1, at_most=1000
     )
@@ -119,7 +119,7 @@ class Settings:
     tiny_layers: int = setting(
         1, 1, "blocks of the small Transformer; divides --teacher_layers", at_least=1, at_most=100
     )
-    tiny_width: int = setting(16, 32, "of its embeddings and blocks", at_least=1, at_most=10_000)
+    tiny_width: int = setting(16, 32, "of its embeddings and blocks", at_least=2, at_most=10_000)
     teacher_epochs: int = setting(15, 6, "of its training", at_least=1, at_most=100_000)
     student_epochs: int = setting(
         8, 6, "over all sentences, of all stages together", at_least=1, at_most=100_000

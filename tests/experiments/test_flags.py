@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -456,3 +457,26 @@ def test_every_preset_of_the_studies_resolves_to_values_that_flags_could_give():
         for field in dataclasses.fields(settings):
             one, other = getattr(settings, field.name), getattr(again, field.name)
             assert one == (pytest.approx(other, rel=1e-5) if isinstance(other, float) else other)
+
+
+def test_a_stop_waits_for_what_is_half_loaded(monkeypatch):
+    """A Ctrl-C while jax is imported comes when it is; one that is ignored is ignored still."""
+    loaded = []
+
+    def load(name):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)  # Time for it to come.
+        loaded.append(name)
+
+    monkeypatch.setattr(flags.importlib, "import_module", load)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            flags._load_jax()
+        assert loaded == ["jax"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        flags._load_jax()
+        assert loaded == ["jax"] and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

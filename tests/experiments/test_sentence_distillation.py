@@ -353,6 +353,7 @@ def test_sentences_of_ones_own_and_others_in_the_same_workdir(tmp_path):
         ({"batch_size": 81}, "--batch_size=81 is more than the 80 training sentences there are."),
         ({"num_heads": 3}, "--num_heads=3 does not divide --teacher_width=4."),
         ({"tiny_width": 5}, "--num_heads=2 does not divide --tiny_width=5."),
+        ({"teacher_width": 1}, "--teacher_width must be an integer and >= 2"),
         ({"student_layers": 3}, "--student_layers=3 does not divide --teacher_layers=2"),
         ({"tiny_layers": 4}, "--tiny_layers=4 does not divide --teacher_layers=2"),
         ({"batch_size": 80, "student_epochs": 1}, "--student_epochs=1 is one step, and --method"),
@@ -374,6 +375,14 @@ def test_mistakes_are_one_line(changed, expected, tmp_path):
     assert expected in line
     if "cache_gb" not in changed:  # What is known at once leaves no directory behind.
         assert not (tmp_path / "run").exists()
+
+
+def test_networks_that_nobody_trains_need_not_fit():
+    for given in (
+        {"method": "labels,gram", "tiny_width": 5, "tiny_layers": 4},
+        {"method": "tiny_labels,tiny", "student_layers": 3},
+    ):
+        inputs.check(settings_of(TINY | given))
 
 
 @pytest.mark.parametrize(

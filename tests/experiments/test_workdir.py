@@ -1,6 +1,7 @@
 """A run's directory: one process, one experiment, one set of settings; and its metrics."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 
 from experiments.flags import UserError
 from experiments.workdir import MetricsLog, Workdir
+from kd import files
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"seed": 0, "loss": ("ce", "dse"), "rate": 0.1, "is_on": False}
@@ -445,3 +447,26 @@ def test_other_columns_are_begun_anew(tmp_path):
     path.write_text("phase,step,f1\nteacher,1,0.5\n")
     assert log_at(path).rows("teacher") == []
     assert path.read_text() == HEADER
+
+
+def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "config.json"
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device: .*config.json"):
+        files.write_atomically(path, b"{}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_file_says_is_shown_in_short_and_without_control(tmp_path):
+    with opened(tmp_path):
+        pass
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for value in ("\x1b[31m" + 3000 * "x", [[[3000 * "y"]]]):
+        path.write_text(json.dumps(config | {"settings": SETTINGS | {"rate": value}}))
+        message = refusal(tmp_path)
+        assert "\x1b" not in message and len(message) < 700
+        assert "… there, 0.1 here)" in message

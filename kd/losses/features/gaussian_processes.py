@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from kd import checks
-from kd.losses.features.batches import pair
+from kd.losses.features.batches import at_least_single, pair
 from kd.losses.features.gaussians import (
     jittered,
     kl,
@@ -107,9 +107,10 @@ def gaussian_process_kl(
     for name, mean in zip(("student", "teacher"), means, strict=True):
         checks.check_floating(f"the mean of the {name}", mean)
         checks.check_shape(f"the mean of the {name}", mean, (size,))
+        checks.check_finite(f"the mean of the {name}", mean)
     if kernel_fn is linear_kernel:
         kernel = product(teacher, teacher.T)
-    off = jax.lax.stop_gradient(means[1]) - means[0]
+    off = jax.lax.stop_gradient(at_least_single(means[1])) - at_least_single(means[0])
     precision, _ = inverse_and_log_det(jittered(kernel, noise))
     return found + 0.5 * off @ product(jax.lax.stop_gradient(precision), off)
 
@@ -340,7 +341,7 @@ def _kernels(
     """Of both, checked; the teacher's without gradients, whatever the kernel captures."""
     if not callable(kernel_fn):
         raise TypeError(f"kernel_fn must be a function, got {type(kernel_fn).__name__}.")
-    own, kernel = kernel_fn(student), kernel_fn(teacher)
+    own, kernel = (at_least_single(kernel_fn(features)) for features in (student, teacher))
     for found in (own, kernel):
         checks.check_shape("the kernel", found, (len(student), len(student)))
     return own, jax.lax.stop_gradient(kernel)

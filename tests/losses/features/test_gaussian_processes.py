@@ -426,6 +426,21 @@ def test_images_are_rows_of_features():
     assert half.dtype == jnp.float32 and float(half) == pytest.approx(float(found), rel=0.05)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_means_and_kernels_of_half_precision_are_computed_in_single(dtype):
+    h, t = (jnp.asarray(one, jnp.float32) for one in draws((5, 8, 9)))
+    means = jnp.full(5, -4e4, dtype), jnp.full(5, 4e4, dtype)
+    single = tuple(mean.astype(jnp.float32) for mean in means)
+    found = gaussian_process_kl(1e4 * h, 1e4 * t, means=means)
+    assert float(found) == float(gaussian_process_kl(1e4 * h, 1e4 * t, means=single))
+    kernel = lambda h: rbf_kernel()(h).astype(dtype)
+    rounded = lambda h: kernel(h).astype(jnp.float32)
+    for loss in LOSSES:
+        found = loss(h, t, kernel_fn=kernel)
+        assert found.dtype == jnp.float32
+        assert float(found) == pytest.approx(float(loss(h, t, kernel_fn=rounded)), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
@@ -466,6 +481,9 @@ def test_raises_of_other_arguments():
         gaussian_process_kl(one, one, means=(jnp.zeros(3),))
     with pytest.raises(TypeError, match="the mean of the student must be an array, got"):
         gaussian_process_kl(one, one, means=([0.0] * 3, [0.0] * 3))
+    for off in (jnp.array([0.0, jnp.nan, 0.0]), jnp.array([jnp.inf, 0.0, 0.0])):
+        with pytest.raises(ValueError, match="the mean of the student must be finite"):
+            gaussian_process_kl(one, one, means=(off, jnp.zeros(3)))
     with pytest.raises(ValueError, match="length_scale"):
         rbf_kernel(-1.0)
     with pytest.raises(ValueError, match="the mean of the teacher"):
