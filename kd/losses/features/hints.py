@@ -88,11 +88,16 @@ def _normalised(features: Array, power: float) -> Array:
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(features)))
     is_dead = largest == 0
     features = features / jnp.where(is_dead, 1.0, largest)
-    # The derivative of jnp.abs at 0 is 1.
-    sizes = features * jax.lax.stop_gradient(jnp.sign(features))
-    found = jnp.sum(sizes**power, axis=-1).ravel()
+    found = jnp.sum(_powers(features, power), axis=-1).ravel()
     square = jnp.where(is_dead, 1.0, jnp.sum(found**2))
     return jnp.where(is_dead, 0.0, found * jax.lax.rsqrt(square))
+
+
+def _powers(features: Array, power: float) -> Array:
+    if not isinstance(power, jax.core.Tracer) and power == 2:
+        return jnp.square(features)
+    # The derivative of jnp.abs at 0 is 1.
+    return (features * jax.lax.stop_gradient(jnp.sign(features))) ** power
 
 
 def _check_alike(student: Array, teacher: Array) -> None:
