@@ -3,6 +3,7 @@
 Each has its derivative by the student's argument alone, in closed form: a teacher's is data.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,9 @@ from kd.types import Array
 # Roundings of a trace: what the first factor of a singular kernel takes, and the least noise that a
 # kernel has which is factored once.
 SHIFT, LEAST = 16, 4
+# Log dets of the mean covariance, the student's and the teacher's; halves of the first two's
+# derivatives by the student's features.
+Slopes = tuple[tuple[Array, Array, Array], tuple[Array, Array]]
 
 
 def jittered(kernel: Array, noise: Array) -> Array:
@@ -67,7 +71,7 @@ def _linear_kl_and_slope(student: Array, teacher: Array, noise: Array) -> tuple[
         kernels = [_safely_jittered(product(one, one.T), noise) for one in (student, teacher)]
         value, slope = _kl_and_slope(*kernels)
         return value, product(slope, student)
-    log_det, half = _log_det_and_slope(student, noise, _products(student))
+    log_det, half = _log_det_and_slope(student, noise)
     quadratic, other_log_det, both = _in_precision(student, teacher, noise)
     value = 0.5 * (quadratic - size + other_log_det - log_det)
     return jnp.maximum(value, 0.0), both - half
@@ -80,7 +84,7 @@ def _in_precision(student: Array, teacher: Array, noise: Array) -> tuple[Array, 
         precision, log_det = inverse_and_log_det(jittered(product(teacher, teacher.T), noise))
         both = product(precision, student)
         return jnp.sum(both * student) + noise * jnp.trace(precision), log_det, both
-    columns, log_det = _orthonormal(teacher, noise, _products(teacher))
+    columns, log_det = _orthonormal(teacher, noise)
     log_det += (size - width) * jnp.log(noise)
     above, below = product(columns.above, columns.turn.T), product(columns.below, columns.turn.T)
     # Features above zeros, less their projection: the noise times their inverse is above. Its
@@ -115,7 +119,7 @@ class Orthonormal(NamedTuple):
     turn: Array
 
 
-def _orthonormal(features: Array, noise: Array, products: Array) -> tuple[Orthonormal, Array]:
+def _orthonormal(features: Array, noise: Array) -> tuple[Orthonormal, Array]:
     """Of `[N, D]`, N >= D; and the log det of their products `[D, D]`, jittered.
 
     The first Cholesky factor is of squares, and loses half of the digits; what rounding could make
@@ -123,6 +127,7 @@ def _orthonormal(features: Array, noise: Array, products: Array) -> tuple[Orthon
     (Fukaya et al., 2020, "Shifted Cholesky QR for computing the QR factorization of ill-conditioned
     matrices").
     """
+    products = product(features.T, features)
     factor, inverse = factor_and_inverse(jittered(products, noise + _shift(products)))
     above, below = product(features, inverse.T), jnp.sqrt(noise) * inverse.T
     again = product(above.T, above) + product(below.T, below)
@@ -142,20 +147,35 @@ def linear_log_dets(student: Array, teacher: Array, noise: Array) -> tuple[Array
     return _log_dets_and_slopes(student, teacher, noise)[0]
 
 
-def _log_dets_and_slopes(
-    student: Array, teacher: Array, noise: Array
-) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
+def _log_dets_and_slopes(student: Array, teacher: Array, noise: Array) -> Slopes:
     """The log dets, and halves of the first two's derivatives by the student's features."""
+    if len(student) > min(student.shape[1], teacher.shape[1]):
+        return _factored_twice(student, teacher, noise)
+    kernels = [product(one, one.T) for one in (student, teacher)]
+    # Where all rounding is far below the noise, one factor of each has the digits.
+    is_clear = noise > jnp.maximum(*map(_shift, kernels))
+    return jax.lax.cond(
+        is_clear,
+        lambda: _factored_once(kernels, student, noise),
+        lambda: _factored_twice(student, teacher, noise),
+    )
+
+
+def _factored_once(kernels: Sequence[Array], student: Array, noise: Array) -> Slopes:
+    own, other = kernels
+    found = [
+        inverse_and_log_det(jittered(kernel, noise)) for kernel in (0.5 * (own + other), own, other)
+    ]
+    slopes = 0.5 * product(found[0][0], student), product(found[1][0], student)
+    return tuple(log_det for _, log_det in found), slopes
+
+
+def _factored_twice(student: Array, teacher: Array, noise: Array) -> Slopes:
     width = student.shape[1]
     both = jnp.concatenate([student, teacher], axis=1) * 0.5**0.5
-    products = [_products(features) for features in (student, teacher)]
-    if len(student) <= min(width, teacher.shape[1]):
-        mean = 0.5 * (products[0] + products[1])
-    else:
-        mean = _products(both)
-    together, slope = _log_det_and_slope(both, noise, mean, width)
-    own, own_slope = _log_det_and_slope(student, noise, products[0])
-    other, _ = _log_det_and_slope(teacher, noise, products[1])
+    together, slope = _log_det_and_slope(both, noise, width)
+    own, own_slope = _log_det_and_slope(student, noise)
+    other, _ = _log_det_and_slope(teacher, noise)
     return (together, own, other), (0.5**0.5 * slope, own_slope)
 
 
@@ -168,26 +188,19 @@ def _(
     return log_dets, (together, own, jnp.zeros_like(log_dets[2]))
 
 
-def _products(features: Array) -> Array:
-    """Of the rows with one another, or of the columns, whichever are fewer."""
-    is_wide = features.shape[0] <= features.shape[1]
-    return product(features, features.T) if is_wide else product(features.T, features)
-
-
 def _log_det_and_slope(
-    features: Array, noise: Array, products: Array, count: int | None = None
+    features: Array, noise: Array, count: int | None = None
 ) -> tuple[Array, Array]:
     """The log det of features' covariance, and half of its derivative by the first of them.
 
     Args:
       features: `[N, D]`.
       noise: on the covariance's diagonal.
-      products: of the features, `_products`.
       count: how many columns of the features the derivative is by; None for all.
     """
     size, width = features.shape
     is_wide = size <= width
-    columns, log_det = _orthonormal(features.T if is_wide else features, noise, products)
+    columns, log_det = _orthonormal(features.T if is_wide else features, noise)
     # The turn and its transpose are near the identity: nothing is lost by their product.
     back = product(product(columns.turn.T, columns.turn), columns.inverse)
     if is_wide:

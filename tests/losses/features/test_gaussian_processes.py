@@ -513,6 +513,18 @@ def test_a_larger_student_and_inputs_that_are_twice(loss, factor):
     assert value == pytest.approx(exact, rel=1e-3)
 
 
+def test_students_of_either_scale_at_once():
+    """Under vmap, where determinants are found in two ways: as each student by itself."""
+    student, teacher = (jnp.asarray(one, jnp.float32) for one in draws((32, 64, 48)))
+    students = jnp.stack([student, 1e3 * jnp.repeat(student[:8], 4, axis=0)])
+    fn = jax.value_and_grad(lambda s: gaussian_process_bhattacharyya(s, teacher))
+    values, slopes = jax.vmap(fn)(students)
+    alone = [fn(one) for one in students]
+    np.testing.assert_allclose(values, [value for value, _ in alone], rtol=1e-5)
+    np.testing.assert_allclose(slopes[0], alone[0][1], atol=1e-6)
+    assert np.all(np.isfinite(slopes))  # The second's, of directions that are twice, is rounding.
+
+
 def test_a_student_much_larger_than_its_teacher():
     one, other = draws((6, 3, 4))
     for divergence in (gaussian_process_kl, gaussian_process_bhattacharyya):
