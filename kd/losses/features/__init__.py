@@ -23,13 +23,15 @@ from kd.losses.features.hints import (
     attention_transfer,
     hint,
 )
+from kd.losses.features.information_flow import information_flow
 from kd.losses.features.kernels import linear_kernel, rbf_kernel
+from kd.losses.features.mutual_information import (
+    mutual_information_square_error,
+    quadratic_mutual_information,
+)
 from kd.losses.features.relational import (
     cosine_similarity,
-    information_flow,
-    mutual_information_square_error,
     probabilistic_knowledge_transfer,
-    quadratic_mutual_information,
     same_label,
     similarity_divergence,
     student_t_similarity,

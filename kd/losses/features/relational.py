@@ -3,16 +3,15 @@
 All of this is of a batch, as one input alone has no relations.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from kd import checks
 from kd.losses.features.batches import at_least_single, check_labels, pair, rows, single
-from kd.losses.features.distances import distances_of, pairwise_distances
+from kd.losses.features.distances import pairwise_distances
 from kd.losses.features.kernels import gram
-from kd.positive_definite import product
 from kd.types import Array
 
 FLOOR = 1e-7  # Of a similarity: cosine kernels reach 0, where logarithms do not.
@@ -179,90 +178,6 @@ def probabilistic_knowledge_transfer(
     return similarity_divergence(*similarities, divergence=divergence, with_self=with_self)
 
 
-def information_flow(
-    student: Mapping[str, Array],
-    teacher: Mapping[str, Array],
-    weights: Mapping[str, float | Array],
-) -> Array:
-    r"""Jeffreys divergences of two kernels' similarities, layer by layer, nats.
-
-    .. math:: E = \sum_\ell w_\ell \sum_K J(K^t_\ell, K^s_\ell)
-
-    with cosines and `student_t_similarity` for K. The layers are the same of both networks, so
-    that the teacher should be of the student's kind: where it is not, an *auxiliary* network
-    is put between. It is of the student's kind and larger, and learns from the teacher's last
-    layer alone, in released code by this same sum over both kernels, with a weight of 1; the
-    student then follows all of its layers.
-
-    Both kernels are of one Gram matrix of features less their mean, so that cosines of inputs whose
-    features are less than a thousandth of the mean's have errors of 1e-4 in single precision.
-
-    The weights of layers before the last should fall early, as connections form in the first
-    epochs: the reference has 1 for the last layer and :math:`100 \cdot 0.7^{epoch}` for others,
-    `optax.exponential_decay(100, steps_an_epoch, 0.7, staircase=True)` of a batch's number
-    (`streams.numbered`).
-
-    Args:
-      student: features by layer, each `[N, ...]`. Gradients flow through.
-      teacher: of the same inputs, by the same names. No gradients.
-      weights: by layer, at least 0; layers without one do not count.
-
-    Returns:
-      A scalar, 0 where all similarities are proportional row by row.
-
-    Raises:
-      ValueError: for a layer that one of the two does not have, or no layer; as
-        `probabilistic_knowledge_transfer`.
-      TypeError: as there; for what is not by layer.
-
-    Example:
-      >>> h = {"hidden_0": jnp.eye(3), "Conv_0": jnp.ones((3, 2)).at[0].set(0.5)}
-      >>> float(information_flow(h, h, {"hidden_0": 1.0, "Conv_0": 100.0}))
-      0.0
-
-    Reference:
-      Passalis, Tzelepi and Tefas (2020), "Heterogeneous knowledge distillation using information
-      flow modeling", (8) and (9) for each layer; weights, and the mean over pairs, 1 / N of this,
-      are of their code.
-    """
-    for what, value in (("student", student), ("teacher", teacher), ("weights", weights)):
-        checks.check_type(what, value, Mapping)
-    if not weights:
-        raise ValueError("weights must name a layer or more.")
-    terms = []
-    for name, weight in weights.items():
-        if not isinstance(weight, jax.core.Tracer):
-            checks.check_number(f"the weight of {name!r}", weight)
-            if not weight >= 0:
-                raise ValueError(f"the weight of {name!r} must be at least 0, got {weight}.")
-        for whose, features in (("student", student), ("teacher", teacher)):
-            if name not in features:
-                raise ValueError(
-                    f"the {whose} has no layer {name!r}; it has {', '.join(sorted(features))}."
-                )
-        both = zip(*map(_both_similarities, pair(student[name], teacher[name])), strict=True)
-        terms += [weight * similarity_divergence(*one, divergence="jeffreys") for one in both]
-    return sum(terms)
-
-
-def _both_similarities(features: Array) -> tuple[Array, Array]:
-    """`cosine_similarity` and `student_t_similarity`, of one Gram matrix of centred features."""
-    # Of a largest entry of 1 no square overflows; distances have their scale again below.
-    size = jax.lax.stop_gradient(jnp.max(jnp.abs(features)))
-    features = features / jnp.where(size == 0, 1.0, size)
-    mean = jnp.mean(features, axis=0)
-    centred = features - mean[None]
-    products = gram(centred)
-    distances = size * distances_of(products, jnp.sum(centred**2, axis=1))
-    along = product(centred, mean)
-    inner = products + along[:, None] + along[None, :] + jnp.sum(mean**2)
-    squares = jnp.sum(features**2, axis=1)
-    is_dead = squares == 0
-    scales = jnp.where(is_dead, 0.0, jax.lax.rsqrt(jnp.where(is_dead, 1.0, squares)))
-    cosines = jnp.clip(inner * scales[:, None] * scales[None, :], -1.0, 1.0)
-    return 0.5 * (cosines + 1), 1 / (1 + distances)
-
-
 def supervised_knowledge_transfer(
     student: Array,
     labels: Array,
@@ -305,101 +220,6 @@ def supervised_knowledge_transfer(
     return similarity_divergence(
         similarity_fn(student), same_label(labels), divergence=divergence, with_self=with_self
     )
-
-
-def quadratic_mutual_information(similarities: Array, labels: Array) -> Array:
-    r"""Quadratic mutual information of features and labels, at least 0, of a batch.
-
-    .. math:: I = V_\mathrm{in} + V_\mathrm{all} - 2 V_\mathrm{between}
-       = \int \sum_c (p(h, c) - p(h) p(c))^2 \, dh
-
-    with kernel density estimates on the batch, whose products integrate to the similarities. To be
-    maximised, or matched to a teacher's; no loss itself.
-
-    Args:
-      similarities: `[N, N]`, of a kernel that is positive definite, as `rbf_kernel` or cosines'.
-        Gradients flow through.
-      labels: `[N]`, integers.
-
-    Returns:
-      A scalar, in units of the similarities.
-
-    Raises:
-      ValueError: for shapes that do not fit, fewer than two inputs; where values are known, for
-        similarities that are not finite.
-      TypeError: for labels that are no integers, similarities that are not floating.
-
-    Example:
-      >>> apart = jnp.eye(2)
-      >>> float(quadratic_mutual_information(apart, jnp.array([0, 1])))
-      0.25
-
-    Reference:
-      Principe, Xu, Zhao and Fisher (2000), "Learning from examples with information theoretic
-      criteria"; Passalis and Tefas (2018), section 3.
-    """
-    check_labels(labels)
-    checks.check_floating("similarities", similarities)
-    size = jnp.shape(labels)[0]
-    checks.check_shape("similarities", similarities, (size, size))
-    if size < 2:
-        raise ValueError("a batch of one input has no relations between inputs: give two or more.")
-    checks.check_finite("similarities", similarities)
-    similarities = at_least_single(similarities)
-    is_same = same_label(labels).astype(similarities.dtype)
-    share = jnp.mean(is_same, axis=1)  # Of each input's class.
-    within = jnp.sum(is_same * similarities)
-    everything = jnp.mean(share) * jnp.sum(similarities)
-    between = jnp.sum(share[:, None] * similarities)
-    return (within + everything - 2 * between) / size**2
-
-
-def mutual_information_square_error(
-    student: Array,
-    teacher: Array,
-    labels: Array,
-    *,
-    similarity_fn: Callable[[Array], Array] = cosine_similarity,
-) -> Array:
-    r"""Squared difference of what two layers know of the labels, of a batch.
-
-    .. math:: E = (I(h^s, y) - I(h^t, y))^2
-
-    by `quadratic_mutual_information` of either's similarities. That the two are equal is what
-    probabilistic knowledge transfer is derived from, which asks for more, that similarities are,
-    and needs no label. This alone is a weak loss: one number of a batch.
-
-    Args:
-      student: `[N, ...]`, of N inputs, of any width. Gradients flow through.
-      teacher: `[N, ...]`, of the same inputs, of any width. No gradients.
-      labels: `[N]`, integers.
-      similarity_fn: features `[N, D]` to similarities `[N, N]`, of a positive definite kernel.
-
-    Returns:
-      A scalar, in squared units of similarities.
-
-    Raises:
-      ValueError, TypeError: as `probabilistic_knowledge_transfer` and
-        `quadratic_mutual_information`.
-
-    Example:
-      >>> h = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-      >>> labels = jnp.array([0, 1])
-      >>> print(f"{mutual_information_square_error(h, -3 * h, labels):.4f}")
-      0.0000
-      >>> print(f"{mutual_information_square_error(jnp.abs(h - 0.5), h, labels):.4f}")  # 1/8 - 0.
-      0.0156
-
-    Reference:
-      Passalis and Tefas (2018), section 3.
-    """
-    student, teacher = pair(student, teacher)
-    known = []
-    for features in (student, teacher):
-        similarities = similarity_fn(features)
-        checks.check_shape("similarities", similarities, (len(student), len(student)))
-        known.append(quadratic_mutual_information(similarities, labels))
-    return jnp.square(known[0] - jax.lax.stop_gradient(known[1]))
 
 
 def _log_shares(similarities: Array, with_self: bool) -> Array:
