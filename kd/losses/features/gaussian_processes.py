@@ -59,7 +59,9 @@ def gaussian_process_kl(
         the dearer is what the student says outside of the teacher's span; may be traced, to let
         it fall. In single precision, where layers are as wide as the batch, N times 6e-8 over
         it is about the relative error of each small eigenvalue, 0.8 % for 128 inputs; of a larger
-        batch the errors are those of its root, and 1e-5 is not too small. Features of 1e-15 to
+        batch the errors are those of its root, and 1e-5 is not too small. Where it is lost in the
+        rounding of a student's far larger features, 4 roundings of their trace are in its place.
+        Features of 1e-15 to
         1e18 are within that precision's range; of 1e-18 or 1e19 the value is NaN.
       centre: whether each feature is less its mean over the batch: those of rectified units have
         means, a Gaussian process of mean 0 has none.
