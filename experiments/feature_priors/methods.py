@@ -80,7 +80,7 @@ def regressor_of(link: Link, batch: Batch) -> nn.Module:
 
 
 def prior(settings: Settings, links: Sequence[Link], model: nn.Module) -> Objective:
-    """Divergences from the teachers' Gaussian processes, summed over experts, over the batch's size."""
+    """Divergences from the teachers' Gaussian processes, summed over experts, an input's share."""
     divergence_fn = divergence_of(settings)
     features_fn = models.features_of(model, sorted({link.own for link in links}))
 
