@@ -120,7 +120,7 @@ def _kernels(
     if len(settings.label_share) > 1:
         title += f"; {100 * settings.label_share[0]:g} % of the labels"
     if any(method in CHAINS for method in settings.methods):
-        title += "; of a chain by its last weights"
+        title += "\nof a chain by its last weights"
     figure.suptitle(title, fontsize=10)
     return figure
 
